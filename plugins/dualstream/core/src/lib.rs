@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The dual-stream algorithm without GStreamer: told the time, told the
+//! input, it returns what to do. See docs/dual-stream.md.
+
+pub mod wire;

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MPL-2.0
+/**
+ * plugin-dualstream:
+ *
+ * H.264 in two coded streams, so that key frames are sent in the background
+ * and never hold up the picture.
+ */
+use gst::glib;
+
+pub mod meta;
+
+fn plugin_init(_plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    meta::register();
+    Ok(())
+}
+
+gst::plugin_define!(
+    dualstream,
+    env!("CARGO_PKG_DESCRIPTION"),
+    plugin_init,
+    concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+    "MPL",
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    "gst-dualstream",
+    env!("BUILD_REL_DATE")
+);

@@ -2,4 +2,5 @@
 //! The dual-stream algorithm without GStreamer: told the time, told the
 //! input, it returns what to do. See docs/dual-stream.md.
 
+pub mod sender;
 pub mod wire;

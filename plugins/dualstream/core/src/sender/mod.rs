@@ -1,0 +1,729 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The sending side: which encoder codes which picture, as what, and at which
+//! rate.
+//!
+//! ```text
+//! picture ──> Sender::picture ──> Plan { display, background? }
+//! feedback ─> frame_complete ─┐
+//! PLI, FIR ─> recovery ───────┼──> signals ──> Phase::next ──> actions
+//! refresh ──> refresh ────────┘
+//! ```
+//!
+//! Everything is decided when a picture comes in: signals between pictures are
+//! only noted. So a decision is never about half a picture, and without
+//! pictures nothing can be late.
+
+mod config;
+mod phase;
+
+pub use config::{Config, ConfigError};
+pub use phase::{Action, Phase, Signal};
+
+use crate::wire::{FrameTag, Stream};
+use dualstream_common::{Bitrate, DataSize, ExtSeq, Timestamp};
+use std::time::Duration;
+
+/// How one encoder is to code one picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coding {
+    pub tag: FrameTag,
+    pub rate: EncoderRate,
+}
+
+/// Rate and buffer (VBV) of an encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncoderRate {
+    pub bitrate: Bitrate,
+    /// Size of the buffer as time at `bitrate`: a frame is never larger than
+    /// what this time holds.
+    pub buffer: Duration,
+}
+
+impl EncoderRate {
+    /// The largest frame that this allows.
+    #[must_use]
+    pub fn largest_frame(self) -> DataSize {
+        self.bitrate * self.buffer
+    }
+}
+
+/// What to do with a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub number: ExtSeq,
+    pub display: Coding,
+    pub background: Option<Coding>,
+    /// Rate at which background packets may leave.
+    pub background_rate: Bitrate,
+}
+
+/// What became of a feedback message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feedback {
+    /// It moved a refresh on, or made the standby a reference.
+    Accepted,
+    /// Known already.
+    Repeated,
+    /// About a picture that is no longer of use.
+    Stale,
+    /// About a picture that was never coded on that stream.
+    NeverSent,
+    /// The receiver could not decode it.
+    Refused,
+}
+
+/// Why one stream is used and not two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Single {
+    /// Asked for, or the second pad is not linked.
+    Configured,
+    /// No feedback ever came.
+    NoFeedback,
+}
+
+/// Counters, and a few gauges at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub pictures: u64,
+    pub display_key_frames: u64,
+    pub background_key_frames: u64,
+    pub catch_up_frames: u64,
+    pub switches: u64,
+    pub recoveries_by_reference: u64,
+    pub recoveries_by_key_frame: u64,
+    pub requests_ignored: u64,
+    pub refreshes_given_up: u64,
+    pub restarts: u64,
+    pub feedback_accepted: u64,
+    pub feedback_repeated: u64,
+    pub feedback_stale: u64,
+    pub feedback_never_sent: u64,
+    pub feedback_refused: u64,
+    /// From background key frame to commit, summed over `refreshes_committed`.
+    pub commit_time: Duration,
+    pub refreshes_committed: u64,
+    /// From the end of sending a background frame to its feedback.
+    pub rtt: Option<Duration>,
+}
+
+/// The standby's newest picture.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    number: ExtSeq,
+    generation: u8,
+    planned: Timestamp,
+    size: Option<DataSize>,
+    /// When the last byte was handed on.
+    sent: Option<Timestamp>,
+}
+
+/// What is known of one stream.
+#[derive(Clone, Copy, Debug, Default)]
+struct Track {
+    newest: Option<Newest>,
+}
+
+/// Refreshes given up in a row before a peer that never said anything is
+/// taken for one that does not know the message.
+const SILENT_REFRESHES: u32 = 3;
+/// A commit that answers a loss is followed by a key frame if the receiver
+/// asks again within this time.
+const REFERENCE_DOUBT: Duration = Duration::from_secs(1);
+/// Requests within this time of a recovery are about the same loss, unless
+/// the RTT says otherwise.
+const RECOVERY_HOLD_OFF: Duration = Duration::from_millis(100);
+/// Nothing known of the RTT.
+const DEFAULT_RTT: Duration = Duration::from_millis(100);
+/// Time that repair by retransmission and the receiver's decoder get on top
+/// of three RTTs.
+const REPAIR_TIME: Duration = Duration::from_millis(300);
+/// Bounds of the time given to a background frame after its last byte left.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
+/// An encoder or a link that holds a background frame for longer has failed.
+const SEND_LIMIT: Duration = Duration::from_secs(15);
+/// First pause after a refresh that was given up, doubled each time.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+/// Weight of a new RTT sample is 1/8, as in RFC 6298.
+const RTT_GAIN: u32 = 8;
+/// A catch-up frame may take this part of the key frame's budget.
+const CATCH_UP_PART: f64 = 1.0 / 3.0;
+/// Slack in the time that the background rate gives a frame.
+const DRAIN_SLACK: f64 = 1.5;
+
+/// The sending side of a dual stream. See the module's documentation.
+#[derive(Debug)]
+pub struct Sender {
+    config: Config,
+    phase: Phase,
+    single: Option<Single>,
+    display: Stream,
+    generation: u8,
+    /// Number of the next picture.
+    next: ExtSeq,
+    tracks: [Track; 2],
+    /// Key frame on the display stream with the next picture.
+    key_wanted: bool,
+    refresh_wanted: bool,
+    recovery_wanted: bool,
+    standby_lost: bool,
+    restart_wanted: bool,
+    /// When a key frame was last coded, on either stream.
+    last_key: Option<Timestamp>,
+    last_recovery: Option<Timestamp>,
+    /// The last recovery was a commit to an acknowledged picture.
+    last_by_reference: bool,
+    refresh_start: Timestamp,
+    catch_ups: u32,
+    /// Age of the standby, in pictures, when its newest picture was
+    /// acknowledged, and when the one before it was.
+    age_now: Option<u64>,
+    age_before: Option<u64>,
+    failures: u32,
+    retry_at: Option<Timestamp>,
+    silent: bool,
+    rtt: Option<Duration>,
+    rtt_from_network: bool,
+    stats: Stats,
+}
+
+impl Sender {
+    /// Numbers start one turn of 16 bits up, so that "a little before the
+    /// first" is a number.
+    const FIRST: ExtSeq = ExtSeq::new(0x1_0000);
+
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        config.validate()?;
+        Ok(Self {
+            config,
+            phase: Phase::Alone,
+            single: Some(Single::Configured),
+            display: Stream::Zero,
+            generation: 0,
+            next: Self::FIRST,
+            tracks: [Track::default(); 2],
+            key_wanted: true,
+            refresh_wanted: false,
+            recovery_wanted: false,
+            standby_lost: false,
+            restart_wanted: false,
+            last_key: None,
+            last_recovery: None,
+            last_by_reference: false,
+            refresh_start: Timestamp::ZERO,
+            catch_ups: 0,
+            age_now: None,
+            age_before: None,
+            failures: 0,
+            retry_at: None,
+            silent: true,
+            rtt: None,
+            rtt_from_network: false,
+            stats: Stats::default(),
+        })
+    }
+
+    /// Takes effect with the next picture.
+    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
+        config.validate()?;
+        self.config = config;
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether the second stream can be used: the user wants it, it is linked
+    /// and the peer takes it.
+    pub fn set_dual(&mut self, dual: bool) {
+        if dual == (self.single != Some(Single::Configured)) {
+            return;
+        }
+        if dual {
+            self.single = None;
+            self.silent = true;
+            self.failures = 0;
+            self.retry_at = None;
+            self.signal(Signal::Pair);
+        } else {
+            self.part(Single::Configured);
+        }
+    }
+
+    fn part(&mut self, why: Single) {
+        self.single = Some(why);
+        self.signal(Signal::Part);
+        // Without a second pad only the first stream is there.
+        if why == Single::Configured && self.display == Stream::One {
+            self.display = Stream::Zero;
+            self.generation = self.generation.wrapping_add(1);
+            self.key_wanted = true;
+        }
+    }
+
+    /// Why there is only one stream; `None` with two.
+    #[must_use]
+    pub fn single(&self) -> Option<Single> {
+        self.single
+    }
+
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    #[must_use]
+    pub fn display(&self) -> Stream {
+        self.display
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            rtt: self.rtt,
+            ..self.stats
+        }
+    }
+
+    /// The estimator's RTT; better than what feedback shows, which includes
+    /// decoding.
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        self.rtt = Some(rtt.min(PATIENCE.1));
+        self.rtt_from_network = true;
+    }
+
+    /// The application or a timer wants a key frame: in the background where
+    /// possible.
+    pub fn request_refresh(&mut self) {
+        self.refresh_wanted = true;
+        self.retry_at = None;
+    }
+
+    /// The receiver asks for a key frame on `stream` (PLI, FIR).
+    pub fn request_recovery(&mut self, now: Timestamp, stream: Stream) {
+        if stream != self.display {
+            // The standby, or the display stream of before the last switch:
+            // the picture is not at risk.
+            if self.phase.in_flight() {
+                self.standby_lost = true;
+            } else {
+                self.stats.requests_ignored += 1;
+            }
+            return;
+        }
+        let hold_off = self.rtt.unwrap_or(Duration::ZERO).max(RECOVERY_HOLD_OFF);
+        let same_loss = self
+            .last_recovery
+            .is_some_and(|at| now.since(at) < hold_off);
+        let nothing_coded = self.key_wanted;
+        if same_loss || nothing_coded || self.recovery_wanted {
+            self.stats.requests_ignored += 1;
+        } else {
+            self.recovery_wanted = true;
+        }
+    }
+
+    /// Both encoders start anew: another size or frame rate, or a flush.
+    pub fn restart(&mut self) {
+        self.restart_wanted = true;
+    }
+
+    /// Decides about the picture that came in. `standby_free` says that the
+    /// standby's encoder has nothing left to hand on.
+    pub fn picture(&mut self, now: Timestamp, standby_free: bool) -> Plan {
+        let mut background = None;
+        let mut acknowledged = false;
+        match self.decide(now, standby_free) {
+            Action::Nothing | Action::GiveUp => {}
+            Action::KeyOnDisplay => self.key_wanted = true,
+            Action::KeyOnStandby => {
+                self.refresh_wanted = false;
+                self.refresh_start = now;
+                self.catch_ups = 0;
+                self.forget_ages();
+                self.last_key = Some(now);
+                self.stats.background_key_frames += 1;
+                background = Some(true);
+            }
+            Action::CatchUp => {
+                self.catch_ups += 1;
+                self.stats.catch_up_frames += 1;
+                background = Some(false);
+            }
+            Action::Commit => {
+                acknowledged = true;
+                self.commit(now);
+            }
+        }
+        let key = std::mem::take(&mut self.key_wanted);
+        if key {
+            self.stats.display_key_frames += 1;
+            self.last_key = Some(now);
+            self.refresh_wanted = false;
+        }
+        let number = self.next;
+        self.next = number.next();
+        self.stats.pictures += 1;
+        let background = background.map(|key| self.coding(now, number, key));
+        self.note(now, self.display, number);
+        let tag = FrameTag {
+            stream: self.display,
+            background: false,
+            key,
+            acknowledged,
+            number: number.low16(),
+            generation: self.generation,
+        };
+        Plan {
+            number,
+            display: Coding {
+                tag,
+                rate: self.display_rate(now),
+            },
+            background,
+            background_rate: self.background_rate(),
+        }
+    }
+
+    /// At most one action for a picture; what is still wanted waits for the
+    /// next one.
+    fn decide(&mut self, now: Timestamp, standby_free: bool) -> Action {
+        if std::mem::take(&mut self.restart_wanted) {
+            self.recovery_wanted = false;
+            self.tracks = [Track::default(); 2];
+            self.stats.restarts += 1;
+            return self.signal(Signal::Restart);
+        }
+        if std::mem::take(&mut self.standby_lost)
+            && self.signal(Signal::StandbyLost) == Action::GiveUp
+        {
+            self.give_up(now);
+        }
+        if self.overdue(now) && self.signal(Signal::TimedOut) == Action::GiveUp {
+            self.give_up(now);
+        }
+        if std::mem::take(&mut self.recovery_wanted) {
+            return self.recover(now);
+        }
+        if self.refresh_due(now) {
+            if self.phase == Phase::Alone {
+                return self.signal(Signal::RefreshDue);
+            }
+            if standby_free {
+                let action = self.signal(Signal::RefreshDue);
+                if action != Action::Nothing {
+                    return action;
+                }
+                // One is under way: it serves this request, too.
+                self.refresh_wanted = false;
+            }
+        }
+        let commits = self.young_enough();
+        if commits {
+            self.signal(Signal::PictureYoung)
+        } else if standby_free {
+            self.signal(Signal::PictureOld)
+        } else {
+            Action::Nothing
+        }
+    }
+
+    fn recover(&mut self, now: Timestamp) -> Action {
+        let doubt = self.last_by_reference
+            && self
+                .last_recovery
+                .is_some_and(|at| now.since(at) < REFERENCE_DOUBT);
+        self.last_recovery = Some(now);
+        let action = self.signal(if doubt {
+            Signal::RecoveryAgain
+        } else {
+            Signal::Recovery
+        });
+        self.last_by_reference = action == Action::Commit;
+        if self.last_by_reference {
+            self.stats.recoveries_by_reference += 1;
+        } else {
+            self.stats.recoveries_by_key_frame += 1;
+        }
+        action
+    }
+
+    fn signal(&mut self, signal: Signal) -> Action {
+        let (next, action) = self.phase.next(signal);
+        self.phase = next;
+        action
+    }
+
+    fn commit(&mut self, now: Timestamp) {
+        self.display = self.display.other();
+        self.generation = self.generation.wrapping_add(1);
+        self.stats.switches += 1;
+        if self.age_now.is_some() {
+            self.stats.refreshes_committed += 1;
+            self.stats.commit_time += now.since(self.refresh_start);
+        }
+        self.forget_ages();
+        self.failures = 0;
+        self.retry_at = None;
+    }
+
+    fn forget_ages(&mut self) {
+        self.age_now = None;
+        self.age_before = None;
+    }
+
+    fn give_up(&mut self, now: Timestamp) {
+        self.stats.refreshes_given_up += 1;
+        self.failures = self.failures.saturating_add(1);
+        let pause = RETRY.0 * 2u32.saturating_pow(self.failures.min(8) - 1);
+        self.retry_at = Some(now + pause.min(RETRY.1));
+        self.refresh_wanted = true;
+        if self.silent && self.failures >= SILENT_REFRESHES {
+            self.part(Single::NoFeedback);
+            // The refresh is still wanted, and now comes on the display stream.
+            self.retry_at = None;
+        }
+    }
+
+    fn refresh_due(&self, now: Timestamp) -> bool {
+        if self.retry_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        let interval_over = match (self.config.refresh_interval, self.last_key) {
+            (Some(interval), Some(last)) => now.since(last) >= interval,
+            (_, _) => false,
+        };
+        self.refresh_wanted || interval_over
+    }
+
+    fn standby(&self) -> &Track {
+        &self.tracks[self.display.other().index()]
+    }
+
+    /// The background frame got its time and was not acknowledged.
+    fn overdue(&self, now: Timestamp) -> bool {
+        let (true, Some(newest)) = (self.phase.in_flight(), self.standby().newest) else {
+            return false;
+        };
+        let Some(sent) = newest.sent else {
+            return now.since(newest.planned) > SEND_LIMIT;
+        };
+        // Who hands on at once has a pacer behind it: count the time that the
+        // background rate needs.
+        let drain = newest
+            .size
+            .and_then(|size| size.time_at(self.background_rate()))
+            .map_or(Duration::ZERO, |time| {
+                time.min(SEND_LIMIT).mul_f64(DRAIN_SLACK)
+            });
+        let left = sent.max(newest.planned + drain);
+        now.since(left) > self.patience()
+    }
+
+    fn patience(&self) -> Duration {
+        (self.rtt.unwrap_or(DEFAULT_RTT) * 3 + REPAIR_TIME).clamp(PATIENCE.0, PATIENCE.1)
+    }
+
+    /// Pictures from the standby's newest to the one about to be coded.
+    fn age(&self) -> Option<u64> {
+        self.standby()
+            .newest
+            .map(|newest| self.next.past(newest.number))
+    }
+
+    /// True when another catch-up frame brings nothing: the standby is young,
+    /// or the last one was hardly younger on arrival than the frame before it
+    /// (the rest is the round trip), or there were enough.
+    fn young_enough(&self) -> bool {
+        let Some(age) = self.age() else {
+            return false;
+        };
+        age <= u64::from(self.config.young)
+            || self.catch_ups >= self.config.max_catch_up_frames
+            || matches!((self.age_before, self.age_now), (Some(before), Some(now)) if now + 1 >= before)
+    }
+
+    fn coding(&mut self, now: Timestamp, number: ExtSeq, key: bool) -> Coding {
+        let stream = self.display.other();
+        self.note(now, stream, number);
+        Coding {
+            tag: FrameTag {
+                stream,
+                background: true,
+                key,
+                // A key frame refers to nothing, a catch-up frame only to what
+                // was acknowledged.
+                acknowledged: !key,
+                number: number.low16(),
+                generation: self.generation,
+            },
+            rate: self.standby_rate(),
+        }
+    }
+
+    fn note(&mut self, now: Timestamp, stream: Stream, number: ExtSeq) {
+        self.tracks[stream.index()].newest = Some(Newest {
+            number,
+            generation: self.generation,
+            planned: now,
+            size: None,
+            sent: None,
+        });
+    }
+
+    /// The encoder of `stream` made a frame of `size`.
+    pub fn coded(&mut self, stream: Stream, number: u16, size: DataSize) {
+        if let Some(newest) = self.newest_mut(stream, number) {
+            newest.size = Some(size);
+        }
+    }
+
+    /// The frame has left this element to its last byte.
+    pub fn sent(&mut self, now: Timestamp, stream: Stream, number: u16) {
+        if let Some(newest) = self.newest_mut(stream, number) {
+            newest.sent = Some(now);
+        }
+    }
+
+    fn newest_mut(&mut self, stream: Stream, number: u16) -> Option<&mut Newest> {
+        self.tracks[stream.index()]
+            .newest
+            .as_mut()
+            .filter(|newest| newest.number.low16() == number)
+    }
+
+    /// The receiver's message about one frame.
+    pub fn frame_complete(
+        &mut self,
+        now: Timestamp,
+        stream: Stream,
+        number: u16,
+        generation: u8,
+        decodable: bool,
+    ) -> Feedback {
+        let outcome = self.judge(stream, number, generation, decodable);
+        match outcome {
+            Feedback::Accepted => {
+                self.stats.feedback_accepted += 1;
+                self.heard();
+                self.sample_rtt(now);
+                if self.phase.in_flight() || self.phase == Phase::Abandoned {
+                    self.age_before = self.age_now;
+                    self.age_now = self.age();
+                }
+                self.signal(Signal::Complete);
+            }
+            Feedback::Repeated => self.stats.feedback_repeated += 1,
+            Feedback::Stale => self.stats.feedback_stale += 1,
+            Feedback::NeverSent => self.stats.feedback_never_sent += 1,
+            Feedback::Refused => {
+                self.stats.feedback_refused += 1;
+                self.heard();
+                self.standby_lost = true;
+            }
+        }
+        outcome
+    }
+
+    fn judge(&self, stream: Stream, number: u16, generation: u8, decodable: bool) -> Feedback {
+        let last = ExtSeq::new(self.next.value().saturating_sub(1));
+        let Some(number) = last.nearest(number).filter(|n| *n >= Self::FIRST) else {
+            return Feedback::NeverSent;
+        };
+        if number > last {
+            return Feedback::NeverSent;
+        }
+        let Some(newest) = self.tracks[stream.index()].newest else {
+            return Feedback::NeverSent;
+        };
+        if number > newest.number {
+            return Feedback::NeverSent;
+        }
+        if stream == self.display || number < newest.number || generation != newest.generation {
+            return Feedback::Stale;
+        }
+        if !decodable {
+            return Feedback::Refused;
+        }
+        match self.phase {
+            Phase::Warm | Phase::Acknowledged => Feedback::Repeated,
+            Phase::Alone | Phase::Cold => Feedback::Stale,
+            Phase::Doubtful | Phase::Abandoned | Phase::Trickling | Phase::CatchingUp => {
+                Feedback::Accepted
+            }
+        }
+    }
+
+    /// The peer knows the message.
+    pub fn heard(&mut self) {
+        self.silent = false;
+        if self.single == Some(Single::NoFeedback) {
+            self.single = None;
+            self.failures = 0;
+            self.signal(Signal::Pair);
+        }
+    }
+
+    fn sample_rtt(&mut self, now: Timestamp) {
+        if self.rtt_from_network || !self.phase.in_flight() {
+            return;
+        }
+        let Some(sent) = self.standby().newest.and_then(|newest| newest.sent) else {
+            return;
+        };
+        let sample = now.since(sent).min(PATIENCE.1);
+        self.rtt = Some(match self.rtt {
+            None => sample,
+            Some(rtt) => (rtt * (RTT_GAIN - 1) + sample) / RTT_GAIN,
+        });
+    }
+
+    /// A background frame takes its share until its last byte is out.
+    fn background_busy(&self, now: Timestamp) -> bool {
+        if !self.phase.in_flight() {
+            return false;
+        }
+        let Some(newest) = self.standby().newest else {
+            return false;
+        };
+        let Some(sent) = newest.sent else {
+            return true;
+        };
+        let drain = newest
+            .size
+            .and_then(|size| size.time_at(self.background_rate()))
+            .unwrap_or(Duration::ZERO);
+        now < sent.max(newest.planned + drain)
+    }
+
+    fn display_rate(&self, now: Timestamp) -> EncoderRate {
+        let bitrate = if self.background_busy(now) {
+            self.config.target * self.config.background_share.complement()
+        } else {
+            self.config.target
+        };
+        EncoderRate {
+            bitrate,
+            buffer: self.config.frame_time,
+        }
+    }
+
+    /// While it waits, the standby's encoder is set so that its key frame may
+    /// fill the budget and each catch-up frame a third of that.
+    fn standby_rate(&self) -> EncoderRate {
+        let budget = (self.config.keyframe_budget / f64::from(1u32 << self.failures.min(4)))
+            .max(Config::BUDGET.0);
+        let per_frame = (budget * CATCH_UP_PART).max(1.0);
+        EncoderRate {
+            bitrate: self.config.target.scale(per_frame),
+            buffer: self.config.frame_time.mul_f64(budget / per_frame),
+        }
+    }
+
+    /// Rate at which background packets may leave.
+    #[must_use]
+    pub fn background_rate(&self) -> Bitrate {
+        self.config.target * self.config.background_share
+    }
+}

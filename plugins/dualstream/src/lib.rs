@@ -8,9 +8,11 @@
 use gst::glib;
 
 pub mod meta;
+mod rtphdrextdualstream;
 
-fn plugin_init(_plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     meta::register();
+    rtphdrextdualstream::register(plugin)?;
     Ok(())
 }
 

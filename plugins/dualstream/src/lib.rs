@@ -9,10 +9,12 @@ use gst::glib;
 
 pub mod meta;
 mod rtphdrextdualstream;
+mod rtptrickle;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     meta::register();
     rtphdrextdualstream::register(plugin)?;
+    rtptrickle::register(plugin)?;
     Ok(())
 }
 

@@ -3,4 +3,5 @@
 //! input, it returns what to do. See docs/dual-stream.md.
 
 pub mod sender;
+pub mod trickle;
 pub mod wire;

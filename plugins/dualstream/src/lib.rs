@@ -7,12 +7,14 @@
  */
 use gst::glib;
 
+mod dualh264enc;
 pub mod meta;
 mod rtphdrextdualstream;
 mod rtptrickle;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     meta::register();
+    dualh264enc::register(plugin)?;
     rtphdrextdualstream::register(plugin)?;
     rtptrickle::register(plugin)?;
     Ok(())

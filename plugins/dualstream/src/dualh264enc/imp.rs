@@ -1,0 +1,783 @@
+// SPDX-License-Identifier: MPL-2.0
+/**
+ * SECTION:element-dualh264enc
+ *
+ * Codes raw video into two H.264 streams, so that key frames never hold up
+ * the picture. The display stream carries small frames only. When a key frame
+ * is wanted it is coded on the other stream, is sent in the background with a
+ * part of the rate, and when the receiver says that it is complete (event
+ * `application/x-frame-complete`, from `rtcpiframefeedback`), that stream
+ * becomes the display stream. See docs/dual-stream.md.
+ *
+ * With only `src_0` linked, or `mode=single`, it is an ordinary low-latency
+ * encoder with one frame of buffer and no key frames but those asked for.
+ *
+ * Wraps two encoders of one kind: `x264enc` or `openh264enc`, the one with the
+ * higher rank that works (`encoder=auto`), or the one named. `encoder-properties`
+ * sets properties of both after the element's own choice. The children
+ * `encoder_0` and `encoder_1` are replaced at times; do not keep them.
+ *
+ * ## Who asks for a key frame, and what it gets
+ *
+ * * A `GstForceKeyUnit` event upstream that carries `ssrc` or `payload` comes
+ *   from the RTP session, which has a PLI or FIR from the receiver: *recovery*.
+ *   It is answered with the next picture: with a P frame on the standby stream
+ *   if the receiver has acknowledged that stream's newest picture, else with a
+ *   key frame on the display stream.
+ * * A `GstForceKeyUnit` event upstream without these fields, or downstream
+ *   through the sink pad, comes from the application: *refresh*. It is served
+ *   in the background, as is `refresh-interval`.
+ *
+ * ## Rate
+ *
+ * `bitrate` is the rate of both streams together. It is changed in place,
+ * without a key frame, and the display encoder's buffer is always one frame
+ * time. The upstream event `application/x-network-estimate` sets it too,
+ * within `min-bitrate` and `max-bitrate`.
+ *
+ * ## Example
+ *
+ * |[
+ * gst-launch-1.0 videotestsrc is-live=true num-buffers=150 ! dualh264enc bitrate=1000000 ! h264parse ! fakesink
+ * ]|
+ *
+ * ## Fields of `stats` (`application/x-dualh264enc-stats`)
+ *
+ * | field | type | meaning |
+ * |---|---|---|
+ * | `encoder` | string | factory in use |
+ * | `mode` | string | `dual`, or why not: `single`, `no-feedback` |
+ * | `phase` | string | of the state machine, see docs/dual-stream.md |
+ * | `display-stream` | u32 | 0 or 1 |
+ * | `bitrate` | u64 | target in use, bit/s |
+ * | `pictures` | u64 | raw pictures taken in |
+ * | `encoder-calls` | u64 | pictures given to encoders |
+ * | `display-frames`, `display-bytes`, `largest-display-frame` | u64 | coded for display; bytes |
+ * | `background-frames`, `background-bytes`, `largest-background-frame` | u64 | coded in the background; bytes |
+ * | `display-key-frames` | u64 | asked for on the display stream |
+ * | `unexpected-key-frames` | u64 | made by the encoder without being asked |
+ * | `background-key-frames`, `catch-up-frames` | u64 | |
+ * | `switches` | u64 | changes of the display stream |
+ * | `recoveries-by-reference`, `recoveries-by-key-frame` | u64 | losses answered |
+ * | `requests-ignored` | u64 | requests about a loss already answered |
+ * | `refreshes-given-up` | u64 | not acknowledged in time |
+ * | `restarts` | u64 | changes of format, flushes |
+ * | `commit-time-mean` | u64 | from background key frame to switch, ns |
+ * | `rtt` | u64 | ns, 0 when unknown |
+ * | `feedback-accepted`, `feedback-repeated`, `feedback-stale`, `feedback-never-sent`, `feedback-refused`, `feedback-malformed` | u64 | events by outcome |
+ */
+use super::Mode;
+use super::collector::Collector;
+use super::encoder::{self, Family, Format};
+use super::router::{self, Owner, Router};
+use dualstream_common::{Bitrate, Ratio};
+use dualstream_core::sender::{Config, EncoderRate, Single};
+use dualstream_core::wire::Stream;
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "dualh264enc",
+        gst::DebugColorFlags::empty(),
+        Some("Dual-stream H.264 encoder"),
+    )
+});
+
+const AUTO: &str = "auto";
+
+// Lock order: settings, then chosen; none is held over a call to an element.
+
+#[derive(Clone, Debug)]
+struct Settings {
+    encoder: String,
+    encoder_properties: Option<gst::Structure>,
+    bitrate: u32,
+    min_bitrate: u32,
+    max_bitrate: u32,
+    refresh_interval: u32,
+    background_share: f64,
+    keyframe_budget: f64,
+    max_catch_up_frames: u32,
+    mode: Mode,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let config = Config::default();
+        Self {
+            encoder: AUTO.into(),
+            encoder_properties: None,
+            bitrate: config.target.as_bps() as u32,
+            min_bitrate: 50_000,
+            max_bitrate: 20_000_000,
+            refresh_interval: 0,
+            background_share: config.background_share.value(),
+            keyframe_budget: config.keyframe_budget,
+            max_catch_up_frames: config.max_catch_up_frames,
+            mode: Mode::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Where `min-bitrate` and `max-bitrate` cross, the maximum wins.
+    fn bounds(&self) -> (Bitrate, Bitrate) {
+        let max = u64::from(self.max_bitrate);
+        let min = u64::from(self.min_bitrate).min(max);
+        (Bitrate::from_bps(min), Bitrate::from_bps(max))
+    }
+}
+
+/// The kind of encoder in use, and for what.
+#[derive(Clone, Copy)]
+struct Chosen {
+    family: &'static dyn Family,
+    format: Format,
+}
+
+pub struct DualH264Enc {
+    settings: Mutex<Settings>,
+    chosen: Mutex<Option<Chosen>>,
+    router: Router,
+    collector: Collector,
+    queues: Mutex<Vec<gst::Element>>,
+    sink: gst::GhostPad,
+    src: [gst::GhostPad; 2],
+}
+
+/// The router's way back to the bin.
+struct Link(glib::WeakRef<super::DualH264Enc>);
+
+impl Owner for Link {
+    fn second_linked(&self) -> bool {
+        self.0
+            .upgrade()
+            .is_some_and(|bin| bin.imp().src[1].is_linked())
+    }
+
+    fn format(&self, format: Format) {
+        if let Some(bin) = self.0.upgrade() {
+            bin.imp().first_format(format);
+        }
+    }
+
+    fn set_rate(&self, stream: Stream, rate: EncoderRate) {
+        let Some(bin) = self.0.upgrade() else { return };
+        let imp = bin.imp();
+        if let (Some(chosen), Some(encoder)) = (imp.chosen(), imp.encoder(stream)) {
+            chosen.family.set_rate(&encoder, rate);
+        }
+    }
+
+    fn renew(&self, stream: Stream, rate: EncoderRate) {
+        let Some(bin) = self.0.upgrade() else { return };
+        let imp = bin.imp();
+        if let Some(chosen) = imp.chosen().filter(|c| c.family.new_for_key_frame())
+            && let Err(err) = imp.replace(stream, chosen, rate)
+        {
+            gst::warning!(CAT, imp = imp, "keeping the encoder: {err}");
+        }
+    }
+
+    fn notify(&self, what: &'static str) {
+        let Some(bin) = self.0.upgrade() else { return };
+        match what {
+            "streams" => bin.imp().say_streams(),
+            property => bin.notify(property),
+        }
+    }
+}
+
+impl DualH264Enc {
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        *self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_chosen(&self, chosen: Option<Chosen>) {
+        *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = chosen;
+    }
+
+    fn queue(&self, stream: Stream) -> Option<gst::Element> {
+        self.queues
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(stream.index())
+            .cloned()
+    }
+
+    fn encoder(&self, stream: Stream) -> Option<gst::Element> {
+        self.obj().by_name(NAMES[stream.index()])
+    }
+
+    /// Everything that the core knows of the settings.
+    fn apply(&self) {
+        let settings = self.settings().clone();
+        self.router
+            .imp()
+            .configure(settings.mode == Mode::Dual, settings.bounds(), |config| {
+                config.refresh_interval = Some(settings.refresh_interval)
+                    .filter(|ms| *ms > 0)
+                    .map(|ms| Duration::from_millis(ms.into()));
+                config.background_share = Ratio::clamped(settings.background_share);
+                config.keyframe_budget = settings.keyframe_budget;
+                config.max_catch_up_frames = settings.max_catch_up_frames;
+            });
+    }
+
+    fn set_bitrate(&self, bitrate: u32) {
+        let settings = self.settings().clone();
+        self.router
+            .imp()
+            .configure(settings.mode == Mode::Dual, settings.bounds(), |config| {
+                config.target = Bitrate::from_bps(bitrate.into());
+            });
+    }
+
+    fn say_streams(&self) {
+        let single = self.router.imp().snapshot(|core, _| core.single());
+        match single {
+            None => gst::info!(CAT, imp = self, "two streams"),
+            Some(Single::Configured) => {
+                gst::info!(
+                    CAT,
+                    imp = self,
+                    "one stream: mode=single or src_1 is not linked"
+                );
+            }
+            Some(Single::NoFeedback) => gst::warning!(
+                CAT,
+                imp = self,
+                "one stream: the peer never said that a frame is complete; \
+                 is rtcpiframefeedback on both sides, and dualh264dec at the receiver?"
+            ),
+        }
+    }
+
+    fn rate(&self) -> EncoderRate {
+        self.router.imp().snapshot(|core, _| EncoderRate {
+            bitrate: core.config().target,
+            buffer: core.config().frame_time,
+        })
+    }
+
+    /// The first family that is installed and reaches READY, or a reason.
+    fn choose(&self) -> Result<&'static dyn Family, gst::ErrorMessage> {
+        let wanted = self.settings().encoder.clone();
+        let candidates = if wanted == AUTO {
+            encoder::installed()
+        } else {
+            let Some(family) = encoder::by_name(&wanted) else {
+                return Err(gst::error_msg!(
+                    gst::LibraryError::Settings,
+                    [
+                        "encoder={wanted} is not known; use auto or one of: {}",
+                        encoder::names()
+                    ]
+                ));
+            };
+            vec![family]
+        };
+        for family in candidates {
+            let Ok(element) = gst::ElementFactory::make(family.factory()).build() else {
+                continue;
+            };
+            let ready = element.set_state(gst::State::Ready);
+            // Going down from READY cannot fail.
+            let _ = element.set_state(gst::State::Null);
+            match ready {
+                Ok(_) => return Ok(family),
+                Err(err) => gst::warning!(
+                    CAT,
+                    imp = self,
+                    "{} does not start: {err}",
+                    family.factory()
+                ),
+            }
+        }
+        Err(gst::error_msg!(
+            gst::CoreError::MissingPlugin,
+            [
+                "no H.264 encoder found{}; install gstreamer1.0-plugins-ugly (x264enc) or gstreamer1.0-plugins-bad (openh264enc)",
+                if wanted == AUTO {
+                    String::new()
+                } else {
+                    format!(" for encoder={wanted}")
+                }
+            ]
+        ))
+    }
+
+    /// A new encoder in place of the one of `stream`, through which nothing
+    /// is on its way.
+    fn replace(
+        &self,
+        stream: Stream,
+        chosen: Chosen,
+        rate: EncoderRate,
+    ) -> Result<(), glib::BoolError> {
+        let obj = self.obj();
+        let i = stream.index();
+        let queue = self
+            .queue(stream)
+            .ok_or_else(|| glib::bool_error!("not set up"))?;
+        let coded = &self.collector.imp().coded[i];
+        let element = gst::ElementFactory::make(chosen.family.factory())
+            .name(NAMES[i])
+            .build()?;
+        let settings = self.settings().clone();
+        chosen
+            .family
+            .set_up(&element, chosen.format, settings.max_bitrate.into());
+        if chosen.family.rate_at_start() {
+            chosen.family.set_rate(&element, rate);
+        }
+        self.user_properties(&element, settings.encoder_properties.as_ref());
+        if let Some(old) = self.encoder(stream) {
+            queue.unlink(&old);
+            if let (Some(src), Some(_)) = (old.static_pad("src"), coded.peer()) {
+                src.unlink(coded)?;
+            }
+            // To NULL while it still has a parent, so that messages get out.
+            old.set_locked_state(true);
+            old.set_state(gst::State::Null)
+                .map_err(|err| glib::bool_error!("the old encoder does not stop: {err}"))?;
+            obj.remove(&old)?;
+        }
+        obj.add(&element)?;
+        let src = element
+            .static_pad("src")
+            .ok_or_else(|| glib::bool_error!("an encoder without a src pad"))?;
+        src.link(coded)
+            .map_err(|err| glib::bool_error!("linking the encoder: {err}"))?;
+        element.sync_state_with_parent()?;
+        queue.link(&element)?;
+        self.router
+            .imp()
+            .renewed(stream, Some(rate).filter(|_| chosen.family.rate_at_start()));
+        Ok(())
+    }
+
+    fn user_properties(&self, element: &gst::Element, properties: Option<&gst::Structure>) {
+        for (name, value) in properties.into_iter().flat_map(|s| s.iter()) {
+            let Some(pspec) = element.find_property(name) else {
+                gst::element_imp_warning!(
+                    self,
+                    gst::LibraryError::Settings,
+                    [
+                        "encoder-properties: {} has no property {name}",
+                        element.name()
+                    ]
+                );
+                continue;
+            };
+            let text = value.serialize();
+            match (value.transform_with_type(pspec.value_type()), text) {
+                (Ok(value), _) => element.set_property_from_value(name, &value),
+                // Enums and flags by nick.
+                (Err(_), Ok(text)) => element.set_property_from_str(name, &text),
+                (Err(err), Err(_)) => gst::element_imp_warning!(
+                    self,
+                    gst::LibraryError::Settings,
+                    ["encoder-properties: {name}: {err}"]
+                ),
+            }
+        }
+    }
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let family = self.choose()?;
+        gst::info!(CAT, imp = self, "using {}", family.factory());
+        let frame_time = Config::default().frame_time;
+        let chosen = Chosen {
+            family,
+            format: Format {
+                width: 1280,
+                height: 720,
+                frame_time,
+            },
+        };
+        self.set_chosen(Some(chosen));
+        self.apply();
+        let rate = self.rate();
+        for stream in Stream::BOTH {
+            self.replace(stream, chosen, rate)
+                .map_err(|err| gst::error_msg!(gst::CoreError::Failed, ["{err}"]))?;
+        }
+        Ok(())
+    }
+
+    /// Called before any picture: the encoders are idle.
+    fn first_format(&self, format: Format) {
+        let Some(mut chosen) = self.chosen() else {
+            return;
+        };
+        chosen.format = format;
+        self.set_chosen(Some(chosen));
+        let rate = self.rate();
+        for stream in Stream::BOTH {
+            if let Err(err) = self.replace(stream, chosen, rate) {
+                gst::warning!(CAT, imp = self, "keeping the encoder: {err}");
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.router.imp().reset();
+        for stream in Stream::BOTH {
+            if let Some(encoder) = self.encoder(stream) {
+                // It is in NULL, as the bin is, and may go.
+                let _ = self.obj().remove(&encoder);
+            }
+        }
+        self.set_chosen(None);
+    }
+
+    fn stats(&self) -> gst::Structure {
+        let encoder = self.chosen().map_or("", |c| c.family.factory());
+        self.router.imp().snapshot(|core, traffic| {
+            let s = core.stats();
+            let mean = s.commit_time.as_nanos() as u64 / s.refreshes_committed.max(1);
+            gst::Structure::builder("application/x-dualh264enc-stats")
+                .field("encoder", encoder)
+                .field(
+                    "mode",
+                    match core.single() {
+                        None => "dual",
+                        Some(Single::Configured) => "single",
+                        Some(Single::NoFeedback) => "no-feedback",
+                    },
+                )
+                .field("phase", format!("{:?}", core.phase()))
+                .field("display-stream", core.display().index() as u32)
+                .field("bitrate", core.config().target.as_bps())
+                .field("pictures", s.pictures)
+                .field("encoder-calls", traffic.encoder_calls)
+                .field("display-frames", traffic.display_frames)
+                .field("display-bytes", traffic.display_bytes)
+                .field("largest-display-frame", traffic.largest_display_frame)
+                .field("background-frames", traffic.background_frames)
+                .field("background-bytes", traffic.background_bytes)
+                .field("largest-background-frame", traffic.largest_background_frame)
+                .field("display-key-frames", s.display_key_frames)
+                .field("unexpected-key-frames", traffic.unexpected_key_frames)
+                .field("background-key-frames", s.background_key_frames)
+                .field("catch-up-frames", s.catch_up_frames)
+                .field("switches", s.switches)
+                .field("recoveries-by-reference", s.recoveries_by_reference)
+                .field("recoveries-by-key-frame", s.recoveries_by_key_frame)
+                .field("requests-ignored", s.requests_ignored)
+                .field("refreshes-given-up", s.refreshes_given_up)
+                .field("restarts", s.restarts)
+                .field("commit-time-mean", mean)
+                .field("rtt", s.rtt.map_or(0, |rtt| rtt.as_nanos() as u64))
+                .field("feedback-accepted", s.feedback_accepted)
+                .field("feedback-repeated", s.feedback_repeated)
+                .field("feedback-stale", s.feedback_stale)
+                .field("feedback-never-sent", s.feedback_never_sent)
+                .field("feedback-refused", s.feedback_refused)
+                .field("feedback-malformed", traffic.bad_events)
+                .build()
+        })
+    }
+}
+
+const NAMES: [&str; 2] = ["encoder_0", "encoder_1"];
+
+#[glib::object_subclass]
+impl ObjectSubclass for DualH264Enc {
+    const NAME: &'static str = "GstDualH264Enc";
+    type Type = super::DualH264Enc;
+    type ParentType = gst::Bin;
+
+    fn with_class(klass: &Self::Class) -> Self {
+        let ghost = |name: &str| {
+            let template = klass
+                .pad_template(name)
+                .unwrap_or_else(|| panic!("template {name} is registered"));
+            gst::GhostPad::builder_from_template(&template).build()
+        };
+        // The owner is set once the object is there.
+        Self {
+            settings: Mutex::default(),
+            chosen: Mutex::default(),
+            router: Router::new(),
+            collector: Collector::new(),
+            queues: Mutex::default(),
+            sink: ghost("sink"),
+            src: [ghost("src_0"), ghost("src_1")],
+        }
+    }
+}
+
+impl ObjectImpl for DualH264Enc {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            let d = Settings::default();
+            vec![
+                glib::ParamSpecString::builder("encoder")
+                    .nick("Encoder")
+                    .blurb("Factory of the encoder for both streams, x264enc or openh264enc; auto takes the installed one with the highest rank that works")
+                    .default_value(Some(AUTO))
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("encoder-properties")
+                    .nick("Encoder Properties")
+                    .blurb("Properties to set on both encoders after the element's own choice, e.g. props,speed-preset=superfast; taken when an encoder is made")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("bitrate")
+                    .nick("Bitrate")
+                    .blurb("Target rate of both streams together, in bit/s; an estimator's event changes it too")
+                    .minimum(1000)
+                    .maximum(1_000_000_000)
+                    .default_value(d.bitrate)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("min-bitrate")
+                    .nick("Minimum Bitrate")
+                    .blurb("Lower limit of what an estimator's event can set, in bit/s")
+                    .minimum(1000)
+                    .maximum(1_000_000_000)
+                    .default_value(d.min_bitrate)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-bitrate")
+                    .nick("Maximum Bitrate")
+                    .blurb("Upper limit of what an estimator's event can set, in bit/s; openh264enc is set up for it when it is made, and a bitrate above it makes a key frame there")
+                    .minimum(1000)
+                    .maximum(1_000_000_000)
+                    .default_value(d.max_bitrate)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("refresh-interval")
+                    .nick("Refresh Interval")
+                    .blurb("Time from one key frame to the next, in ms; 0 = on request only")
+                    .maximum(3_600_000)
+                    .default_value(d.refresh_interval)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecDouble::builder("background-share")
+                    .nick("Background Share")
+                    .blurb("Part of the bitrate that a background frame gets while it is being sent")
+                    .minimum(Config::SHARE.0)
+                    .maximum(Config::SHARE.1)
+                    .default_value(d.background_share)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecDouble::builder("keyframe-budget")
+                    .nick("Key Frame Budget")
+                    .blurb("Upper limit of a background key frame's size, in frame times at the bitrate; encoders without a buffer setting (openh264enc) come near it only")
+                    .minimum(Config::BUDGET.0)
+                    .maximum(Config::BUDGET.1)
+                    .default_value(d.keyframe_budget)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-catch-up-frames")
+                    .nick("Maximum Catch-up Frames")
+                    .blurb("Upper limit of background frames between a background key frame and the switch to it; 0 = switch as soon as the key frame is complete")
+                    .minimum(Config::CATCH_UPS.0)
+                    .maximum(Config::CATCH_UPS.1)
+                    .default_value(d.max_catch_up_frames)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default::<Mode>("mode", d.mode)
+                    .nick("Mode")
+                    .blurb("Whether the second stream is used")
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("display-stream")
+                    .nick("Display Stream")
+                    .blurb("The stream that is shown, 0 or 1; notified at each switch")
+                    .maximum(1)
+                    .read_only()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                    .nick("Statistics")
+                    .blurb("Counters since READY and the present state; the fields are listed in the element's documentation")
+                    .read_only()
+                    .build(),
+            ]
+        });
+        PROPERTIES.as_ref()
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        // The types are those of the specifications above.
+        macro_rules! set {
+            ($field:ident) => {
+                if let Ok(value) = value.get() {
+                    self.settings().$field = value;
+                }
+            };
+        }
+        match pspec.name() {
+            "encoder" => {
+                let name = value.get::<Option<String>>().ok().flatten();
+                self.settings().encoder = name.unwrap_or_else(|| AUTO.into());
+            }
+            "encoder-properties" => set!(encoder_properties),
+            "bitrate" => {
+                set!(bitrate);
+                let bitrate = self.settings().bitrate;
+                self.set_bitrate(bitrate);
+            }
+            "min-bitrate" => set!(min_bitrate),
+            "max-bitrate" => set!(max_bitrate),
+            "refresh-interval" => set!(refresh_interval),
+            "background-share" => set!(background_share),
+            "keyframe-budget" => set!(keyframe_budget),
+            "max-catch-up-frames" => set!(max_catch_up_frames),
+            "mode" => set!(mode),
+            name => gst::error!(CAT, imp = self, "no property {name} can be set"),
+        }
+        self.apply();
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let s = self.settings().clone();
+        match pspec.name() {
+            "encoder" => s.encoder.to_value(),
+            "encoder-properties" => s.encoder_properties.to_value(),
+            "bitrate" => {
+                let bps = self.router.imp().target().as_bps();
+                u32::try_from(bps).unwrap_or(u32::MAX).to_value()
+            }
+            "min-bitrate" => s.min_bitrate.to_value(),
+            "max-bitrate" => s.max_bitrate.to_value(),
+            "refresh-interval" => s.refresh_interval.to_value(),
+            "background-share" => s.background_share.to_value(),
+            "keyframe-budget" => s.keyframe_budget.to_value(),
+            "max-catch-up-frames" => s.max_catch_up_frames.to_value(),
+            "mode" => s.mode.to_value(),
+            "display-stream" => (self.router.imp().display().index() as u32).to_value(),
+            "stats" => self.stats().to_value(),
+            name => unreachable!("property {name} is not declared"),
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        let collector = self.collector.imp();
+        self.router.set_up(
+            Box::new(Link(obj.downgrade())),
+            collector.coded.clone(),
+            collector.src.clone(),
+        );
+        self.collector.set_router(&self.router);
+        if let Err(err) = self.build() {
+            gst::error!(CAT, imp = self, "{err}");
+        }
+    }
+}
+
+impl DualH264Enc {
+    /// What is there from the beginning: router, queues and pads.
+    fn build(&self) -> Result<(), glib::BoolError> {
+        let obj = self.obj();
+        let router = self.router.imp();
+        obj.add(&self.router)?;
+        obj.add(&self.collector)?;
+        for stream in Stream::BOTH {
+            let i = stream.index();
+            // A thread for each encoder. Two pictures at most wait; then the
+            // source does.
+            let queue = gst::ElementFactory::make("queue")
+                .name(format!("queue_{i}"))
+                .property("max-size-buffers", 2u32)
+                .property("max-size-bytes", 0u32)
+                .property("max-size-time", 0u64)
+                .build()?;
+            obj.add(&queue)?;
+            let sink = queue.static_pad("sink");
+            let sink = sink.ok_or_else(|| glib::bool_error!("a queue without a sink pad"))?;
+            router.raw[i]
+                .link(&sink)
+                .map_err(|err| glib::bool_error!("linking a queue: {err}"))?;
+            let weak = self.router.downgrade();
+            if let Some(src) = queue.static_pad("src") {
+                src.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                    if let (Some(router), Some(buffer)) = (weak.upgrade(), info.buffer()) {
+                        router.imp().before_encoding(stream, buffer);
+                    }
+                    gst::PadProbeReturn::Ok
+                });
+            }
+            self.queues
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(queue);
+        }
+        self.sink.set_target(Some(&router.sink))?;
+        obj.add_pad(&self.sink)?;
+        for (ghost, pad) in self.src.iter().zip(&self.collector.imp().src) {
+            ghost.set_target(Some(pad))?;
+            obj.add_pad(ghost)?;
+        }
+        Ok(())
+    }
+}
+
+impl GstObjectImpl for DualH264Enc {}
+
+impl ElementImpl for DualH264Enc {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Dual-stream H.264 encoder",
+                "Codec/Encoder/Video",
+                "Codes H.264 for low latency; key frames go in the background on a second stream",
+                "gst-dualstream developers",
+            )
+        });
+        Some(&*METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            use gst::PadDirection::{Sink, Src};
+            let (raw, coded) = (router::raw_caps(), router::coded_caps());
+            [
+                ("sink", Sink, &raw),
+                ("src_0", Src, &coded),
+                ("src_1", Src, &coded),
+            ]
+            .into_iter()
+            .filter_map(|(name, direction, caps)| {
+                gst::PadTemplate::new(name, direction, gst::PadPresence::Always, caps).ok()
+            })
+            .collect()
+        });
+        TEMPLATES.as_ref()
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::NullToReady
+            && let Err(err) = self.start()
+        {
+            self.post_error_message(err);
+            self.stop();
+            return Err(gst::StateChangeError);
+        }
+        let success = self.parent_change_state(transition)?;
+        match transition {
+            gst::StateChange::PausedToReady => self.router.imp().reset(),
+            gst::StateChange::ReadyToNull => self.stop(),
+            _ => {}
+        }
+        Ok(success)
+    }
+}
+
+impl BinImpl for DualH264Enc {}

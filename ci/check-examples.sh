@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+# Runs each pair gst-launch-examples/<name>-sender.sh and <name>-receiver.sh on
+# this machine until the receiver has shown FRAMES frames, or fails after LIMIT
+# seconds. GST_PLUGIN_PATH must have the plugins.
+#
+#   ci/check-examples.sh <folder for logs>
+set -u
+cd "$(dirname "$0")/.." || exit 1
+logs=$1
+FRAMES=${FRAMES:-150}
+LIMIT=${LIMIT:-40}
+# Counts what the receiver shows; works without a display.
+COUNTING_SINK="progressreport do-query=false format=buffers update-freq=1 ! fakesink"
+export COUNTING_SINK
+
+frames() { sed -n 's/^progressreport.*: \([0-9]*\) buffers.*/\1/p' "$1" | tail -n 1; }
+running() { kill -0 "$1" 2>/dev/null; }
+complaints() { grep -nE 'ERROR|CRITICAL|\(gst-launch-1.0:[0-9]+\).*WARNING|no element|no property|could not link|erroneous pipeline' "$@"; }
+
+end() {
+    running "$1" && kill -INT "$1"
+    for _ in $(seq 50); do
+        running "$1" || { wait "$1"; return; }
+        sleep 0.1
+    done
+    echo "does not end within 5 s of an interrupt"
+    kill -KILL "$1"
+    wait "$1"
+    return 1
+}
+
+# Runs one pair; prints what is wrong.
+pair() {
+    local name=$1 port=$2 send=$logs/example-$1-sender.log receive=$logs/example-$1-receiver.log
+    local sender receiver shown=0 wrong=0
+    start_sender() { PORT=$port "./gst-launch-examples/$name-sender.sh" >"$send" 2>&1 </dev/null & sender=$!; }
+    start_receiver() { PORT=$port SINK=$COUNTING_SINK "./gst-launch-examples/$name-receiver.sh" >"$receive" 2>&1 </dev/null & receiver=$!; }
+    start_sender
+    sleep 1
+    start_receiver
+    for _ in $(seq "$LIMIT"); do
+        sleep 1
+        shown=$(frames "$receive")
+        [ "${shown:-0}" -ge "$FRAMES" ] && break
+        running "$sender" || { echo "$name: the sender has ended by itself"; wrong=1; break; }
+        running "$receiver" || { echo "$name: the receiver has ended by itself"; wrong=1; break; }
+    done
+    # A peer that goes away first is no fault of the one that is asked next.
+    complaints "$send" "$receive" && wrong=1
+    [ "${shown:-0}" -ge "$FRAMES" ] || { echo "$name: ${shown:-0} frames shown in $LIMIT s, $FRAMES wanted"; wrong=1; }
+    end "$receiver" || { echo "$name: receiver, see $receive"; wrong=1; }
+    end "$sender" || { echo "$name: sender, see $send"; wrong=1; }
+    if [ $wrong = 1 ]; then
+        tail -n 20 "$send" "$receive"
+    else
+        echo "$name: $shown frames shown"
+    fi
+    return $wrong
+}
+
+status=0 count=0 port=$((20000 + $$ % 20000))
+for script in gst-launch-examples/*.sh; do
+    name=$(basename "$script" .sh)
+    case $name in
+        *-sender)
+            name=${name%-sender}
+            [ -x "gst-launch-examples/$name-receiver.sh" ] || { echo "$name has no receiver"; status=1; continue; }
+            pair "$name" "$port" || status=1
+            port=$((port + 20)) count=$((count + 1))
+            ;;
+        *-receiver) [ -x "${script%-receiver.sh}-sender.sh" ] || { echo "$name has no sender"; status=1; } ;;
+        *) echo "$name is neither a sender nor a receiver: nobody runs it"; status=1 ;;
+    esac
+done
+if [ $count = 0 ]; then
+    echo "there are no examples"
+    status=1
+fi
+[ $status = 0 ] && echo "$count pairs run"
+exit $status

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+# Installs what building and testing need and is not there yet; says nothing
+# when all of it is. Debian and Ubuntu by apt, as root or with sudo; on other
+# systems it lists what to install.
+#
+#   ci/install-deps.sh         to build and test
+#   ci/install-deps.sh demo    also the link emulator of ./demo
+set -eu
+
+RUST_MINIMUM=1.95
+NEXTEST_VERSION=0.9.143
+RATTAN_VERSION=0.1.1
+
+PACKAGES="
+build-essential
+pkg-config
+python3
+meson
+ninja-build
+libgstreamer1.0-dev
+libgstreamer-plugins-base1.0-dev
+libgstreamer-plugins-bad1.0-dev
+gstreamer1.0-tools
+gstreamer1.0-plugins-base
+gstreamer1.0-plugins-good
+gstreamer1.0-plugins-bad
+gstreamer1.0-plugins-ugly
+gstreamer1.0-libav
+gstreamer1.0-nice
+"
+# The same by what they bring, for systems without dpkg.
+PROGRAMS="cc pkg-config python3 meson ninja gst-inspect-1.0"
+LIBRARIES="gstreamer-1.0 gstreamer-check-1.0 gstreamer-app-1.0 gstreamer-video-1.0 gstreamer-rtp-1.0 gstreamer-sdp-1.0 gstreamer-webrtc-1.0"
+ELEMENTS="videotestsrc appsink rtph264pay rtpbin webrtcbin dtlssrtpenc nicesrc x264enc openh264enc avdec_h264 openh264dec h264parse qtdemux mp4mux decodebin"
+
+say() { echo "install-deps: $*" >&2; }
+fail() { say "$*"; exit 1; }
+
+case ${1-} in
+    '' | demo) ;;
+    *) fail "unknown argument '$1'; there is only 'demo'" ;;
+esac
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "root or sudo is needed for: $*"
+    fi
+}
+
+installed() {
+    # shellcheck disable=SC2016
+    dpkg-query -W -f='${binary:Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
+        sed -n 's/^\([^: ]*\)\(:[^ ]*\)\{0,1\} installed$/\1/p'
+}
+
+if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then
+    # shellcheck disable=SC2086
+    have=$(installed $PACKAGES || true)
+    missing=
+    for package in $PACKAGES; do
+        printf '%s\n' "$have" | grep -qxF "$package" || missing="$missing $package"
+    done
+    if [ -n "$missing" ]; then
+        say "installing$missing"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+        # shellcheck disable=SC2086
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >&2
+    fi
+else
+    missing=
+    for program in $PROGRAMS; do
+        command -v "$program" >/dev/null || missing="$missing $program"
+    done
+    for library in $LIBRARIES; do
+        pkg-config --exists "$library" 2>/dev/null || missing="$missing $library"
+    done
+    for element in $ELEMENTS; do
+        gst-inspect-1.0 --exists "$element" 2>/dev/null || missing="$missing $element"
+    done
+    if [ -n "$missing" ]; then
+        say "this is no Debian or Ubuntu; please install by hand what brings:$missing"
+        say "that is: a C compiler, pkg-config, Python 3.11, meson, ninja, GStreamer >= 1.22 with development files,"
+        say "its plugins base, good, bad, ugly (x264) and libav, and libnice's GStreamer plugin"
+        exit 1
+    fi
+fi
+
+pkg-config --atleast-version=1.22 gstreamer-1.0 ||
+    fail "GStreamer $(pkg-config --modversion gstreamer-1.0) is too old, 1.22 is needed"
+
+# Rust comes from rustup: distributions are often behind.
+command -v cargo >/dev/null ||
+    fail "cargo is missing: install Rust $RUST_MINIMUM or newer with rustup, and have ~/.cargo/bin in PATH"
+rust=$(rustc --version | cut -d' ' -f2)
+[ "$(printf '%s\n' "$RUST_MINIMUM" "$rust" | sort -V | head -n1)" = "$RUST_MINIMUM" ] ||
+    fail "Rust $rust is too old, $RUST_MINIMUM is needed: rustup update"
+
+# What one more program brings into cargo's folder is built outside the tree,
+# so that it shares no target folder with it.
+cargo_install() {
+    say "building $1 $2 (a few minutes)"
+    (cd / && env -u CARGO_TARGET_DIR cargo install --quiet --locked --version "$2" "$1" >&2)
+}
+
+cargo nextest --version >/dev/null 2>&1 || cargo_install cargo-nextest "$NEXTEST_VERSION"
+
+if [ "${1-}" = demo ]; then
+    command -v rattan >/dev/null || cargo_install rattan "$RATTAN_VERSION"
+fi

@@ -29,9 +29,15 @@
  * RTCP is open once the session has sent its first own report. Until then the
  * latest message is kept.
  *
- * In SDP the message is announced by `a=rtcp-fb:<pt> x-iframe-complete`, in
- * caps by `rtcp-fb-x-iframe-complete=(boolean)true`. This element neither needs
- * nor checks the announcement. A peer that does not know the message ignores it.
+ * In SDP the message is announced by `a=rtcp-fb:<pt> x-iframe-complete`. This
+ * element neither needs nor checks it, and a peer that does not know the message
+ * ignores it. webrtcbin (seen with 1.22) reads the line into caps as
+ * `rtcp-fb-x-iframe-complete=(boolean)true`, but does not write it from that
+ * field. It does from `a-rtcp-fb=(string)"96\ x-iframe-complete"`, or with `*`
+ * in place of the payload type: at the offerer in the caps of its sink pad, at
+ * the answerer in the transceiver's `codec-preferences`. Without the latter the
+ * answer does not have the line. With it the answer has the line even if the
+ * offer did not.
  *
  * |[
  * GST_DEBUG=rtcpiframefeedback:INFO gst-launch-1.0 rtpbin name=s rtpbin name=r videotestsrc is-live=true ! x264enc tune=zerolatency ! rtph264pay ! rtcpiframefeedback name=sender ! s.send_rtp_sink_0 s.send_rtp_src_0 ! udpsink host=127.0.0.1 port=5000 async=false s.send_rtcp_src_0 ! udpsink host=127.0.0.1 port=5001 sync=false async=false udpsrc address=127.0.0.1 port=5003 ! s.recv_rtcp_sink_0 udpsrc address=127.0.0.1 port=5000 caps="application/x-rtp,media=video,encoding-name=H264,payload=96,clock-rate=90000" ! r.recv_rtp_sink_0 udpsrc address=127.0.0.1 port=5001 ! r.recv_rtcp_sink_0 r.send_rtcp_src_0 ! udpsink host=127.0.0.1 port=5003 sync=false async=false r. ! rtcpiframefeedback name=receiver ! rtph264depay ! avdec_h264 ! fakesink async=false

@@ -154,7 +154,10 @@ impl Pictures {
                 return Ok(None);
             }
         }
-        bail!("no picture for {} s", PICTURE_SLICES * SLICE.mseconds() / 1000);
+        bail!(
+            "no picture for {} s",
+            PICTURE_SLICES * SLICE.mseconds() / 1000
+        );
     }
 
     fn duration(&self) -> Option<gst::ClockTime> {

@@ -80,7 +80,7 @@ else
         pkg-config --exists "$library" 2>/dev/null || missing="$missing $library"
     done
     for element in $ELEMENTS; do
-        gst-inspect-1.0 --exists "$element" 2>/dev/null || missing="$missing $element"
+        gst-inspect-1.0 "$element" >/dev/null 2>&1 || missing="$missing $element"
     done
     if [ -n "$missing" ]; then
         say "this is no Debian or Ubuntu; please install by hand what brings:$missing"

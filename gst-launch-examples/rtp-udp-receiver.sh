@@ -4,8 +4,8 @@
 # picture once, from whichever of the two is the display stream; tells the
 # sender which background frames are complete.
 #
-# Expected: a window with a ball that moves without a pause and a clock that
-# counts on. It goes on until it is interrupted.
+# Expected: a window with a ball that moves without a pause (on Debian the
+# window needs the package gstreamer1.0-x). It goes on until it is interrupted.
 #
 # Parameters by environment:
 #   HOST     of the sender, for RTCP                 (127.0.0.1)

@@ -18,7 +18,7 @@ set -eu
 HOST=${HOST:-127.0.0.1}
 PORT=${PORT:-5000}
 BITRATE=${BITRATE:-1500000}
-SOURCE=${SOURCE:-videotestsrc is-live=true pattern=ball ! video/x-raw,width=1280,height=720,framerate=30/1 ! timeoverlay}
+SOURCE=${SOURCE:-videotestsrc is-live=true pattern=ball ! video/x-raw,width=1280,height=720,framerate=30/1}
 RTP="application/x-rtp,payload=96,extmap-4=(string)urn:x-gst-dualstream:frame:1,rtcp-fb-nack-pli=(boolean)true"
 
 # shellcheck disable=SC2086

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MPL-2.0
 # Receives over WebRTC what webrtc-sender.sh sends.
 #
-# Expected: a window with a ball that moves without a pause and a clock that
-# counts on, within a second or two. It ends when the sender ends.
+# Expected: within a second or two, a window with a ball that moves without a
+# pause (on Debian the window needs the package gstreamer1.0-x). It ends when
+# the sender ends.
 #
 # Parameters by environment:
 #   HOST     of the signalling server          (127.0.0.1)

@@ -14,7 +14,7 @@
 set -eu
 PORT=${PORT:-8443}
 BITRATE=${BITRATE:-1500000}
-SOURCE=${SOURCE:-videotestsrc is-live=true pattern=ball ! video/x-raw,width=1280,height=720,framerate=30/1 ! timeoverlay}
+SOURCE=${SOURCE:-videotestsrc is-live=true pattern=ball ! video/x-raw,width=1280,height=720,framerate=30/1}
 
 # shellcheck disable=SC2086
 exec gst-launch-1.0 $SOURCE ! videoconvert \

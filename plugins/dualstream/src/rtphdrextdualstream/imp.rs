@@ -24,7 +24,7 @@
  *   marker bit was lost has only the next one's packet at hand. Such a buffer
  *   (DISCONT, no MARKER) gets no meta, since the number would be the wrong one.
  *
- * Payloaders do not count header extensions into their `mtu`: leave room for 8
+ * Payloaders do not count header extensions into their `mtu`: leave room for 12
  * bytes.
  *
  * |[

@@ -274,3 +274,7 @@ fn showing(record: &mut Record) -> Showing {
         latency_ms_max: fresh.iter().copied().max_by(f64::total_cmp),
     }
 }
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

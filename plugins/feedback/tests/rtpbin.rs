@@ -101,6 +101,38 @@ fn an_event_at_the_receiver_comes_out_at_the_sender() {
     let pair = pair(0, "");
     pair.wait_for_hello();
     pair.check_events_arrive();
+    let weak = [
+        pair.sender.get("f").downgrade(),
+        pair.sender.get("s").downgrade(),
+        pair.receiver.get("f").downgrade(),
+        pair.receiver.get("r").downgrade(),
+    ];
+    drop(pair);
+    for element in weak {
+        wait_for("end of an element", || element.upgrade().is_none());
+    }
+}
+
+#[test]
+fn the_property_overrides_the_session_that_is_found() {
+    let pair = pair(0, "");
+    let (sender, receiver) = (pair.sender.get("f"), pair.receiver.get("f"));
+    pair.wait_for_hello();
+    // There is no session 7.
+    sender.set_property("session", 7);
+    let mut number = 0;
+    let mut received = || {
+        number += 1;
+        let before = stat(&sender, "received");
+        let event = frame_complete(0, number, 0, false, true);
+        assert!(pair.receiver.get("end").send_event(event));
+        std::thread::sleep(Duration::from_millis(20));
+        stat(&sender, "received") > before
+    };
+    wait_for("end of messages", || !received());
+    sender.set_property("session", -1);
+    wait_for("messages again", received);
+    assert!(stat(&receiver, "sent") > stat(&sender, "received"));
 }
 
 #[test]

@@ -81,9 +81,7 @@ fn a_message_becomes_an_event_for_each_frame_oldest_first() {
     sender
         .element
         .connect_notify(Some("peer-supported"), move |element, _| {
-            notify
-                .send(element.property::<bool>("peer-supported"))
-                .unwrap();
+            let _ = notify.send(element.property::<bool>("peer-supported"));
         });
     sender.open();
     assert!(sender.element.property::<bool>("peer-supported"));
@@ -336,6 +334,15 @@ struct Receiver {
 
 impl Receiver {
     fn new() -> Self {
+        Self::prepare().play()
+    }
+
+    fn play(self) -> Self {
+        self.pipeline.play();
+        self
+    }
+
+    fn prepare() -> Self {
         let pipeline = Pipeline::new(&format!(
             "appsrc name=rtp format=time do-timestamp=true is-live=true caps=\"{RTP}\" ! s.recv_rtp_sink \
              rtpsession name=s s.recv_rtp_src ! rtcpiframefeedback name=f ! fakesink name=end sync=false async=false \
@@ -350,7 +357,6 @@ impl Receiver {
             gst::PadProbeReturn::Ok
         });
         let element = pipeline.get("f");
-        pipeline.play();
         Self {
             pipeline,
             element,
@@ -434,26 +440,32 @@ fn the_receiver_says_hello_and_then_the_last_four_frames() {
     receiver.pipeline.check_no_error();
 }
 
+/// As webrtcbin does until DTLS is up: the session's own first packet hangs,
+/// and so would ours.
 #[test]
 fn what_is_said_before_rtcp_is_open_is_sent_when_it_opens() {
-    let mut receiver = Receiver::new();
-    // The session's first report takes longer than this.
-    let start = std::time::Instant::now();
-    for _ in 0..3 {
+    let receiver = Receiver::prepare();
+    let pad = receiver.pipeline.get("rtcp").static_pad("sink").unwrap();
+    let (hung, hangs) = std::sync::mpsc::channel();
+    let block = pad
+        .add_probe(gst::PadProbeType::BLOCK_DOWNSTREAM, move |_, _| {
+            let _ = hung.send(());
+            gst::PadProbeReturn::Ok
+        })
+        .unwrap();
+    let mut receiver = receiver.play();
+    wait_for("report of the session", || {
         receiver.rtp(SSRC);
-    }
-    let end = receiver.pipeline.get("end");
-    wait_for("packet at the end", || {
-        end.property::<Option<gst::Sample>>("last-sample").is_some()
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        hangs.try_recv().is_ok()
     });
+    // Both return, or the test hangs here.
     receiver.event(1);
     receiver.event(2);
-    assert!(
-        start.elapsed() < std::time::Duration::from_secs(5),
-        "blocked"
-    );
-    let early = receiver.messages().len();
-    receiver.wait_for_messages("message", early + 1);
+    assert_eq!(stat(&receiver.element, "sent"), 0);
+    assert_eq!(stat(&receiver.element, "send-failed"), 0);
+    pad.remove_probe(block);
+    receiver.wait_for_messages("message", 1);
     assert_eq!(numbers(&receiver.messages()[0]), [2, 1]);
 }
 

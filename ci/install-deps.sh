@@ -93,9 +93,11 @@ fi
 pkg-config --atleast-version=1.22 gstreamer-1.0 ||
     fail "GStreamer $(pkg-config --modversion gstreamer-1.0) is too old, 1.22 is needed"
 
-# Rust comes from rustup: distributions are often behind.
+# Rust comes from rustup: distributions are often behind. Its folder may not be
+# in this shell's PATH yet, nor what is built below.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 command -v cargo >/dev/null ||
-    fail "cargo is missing: install Rust $RUST_MINIMUM or newer with rustup, and have ~/.cargo/bin in PATH"
+    fail "cargo is missing: install Rust $RUST_MINIMUM or newer with rustup"
 rust=$(rustc --version | cut -d' ' -f2)
 [ "$(printf '%s\n' "$RUST_MINIMUM" "$rust" | sort -V | head -n1)" = "$RUST_MINIMUM" ] ||
     fail "Rust $rust is too old, $RUST_MINIMUM is needed: rustup update"

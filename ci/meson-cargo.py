@@ -25,6 +25,9 @@ def main():
         message = json.loads(line)
         if message.get("reason") != "compiler-artifact":
             continue
+        # Dependencies may make shared libraries as well.
+        if Path(source) not in Path(message["manifest_path"]).parents:
+            continue
         if "cdylib" not in message["target"]["crate_types"]:
             continue
         for name in map(Path, message["filenames"]):

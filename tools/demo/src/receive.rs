@@ -13,7 +13,7 @@ use crate::events::{Event, Order, Orders, Showing, say, wall_clock};
 use crate::log::{Shown, write_lines};
 use crate::record::Worker;
 use crate::source::{Clip, describe};
-use crate::tag::{Numbers, Tag, captured, codec_in};
+use crate::tag::{Numbers, Tag, captured, codec_in, note_stats};
 
 const SLICE: Duration = Duration::from_millis(50);
 /// For a picture that comes twice, after the last one.
@@ -109,6 +109,7 @@ fn run(options: &Options, record: &Shared) -> Result<String> {
             break;
         }
     }
+    note_stats(&receiver.source);
     Ok(codec_in(&receiver.source, "Codec/Decoder"))
 }
 

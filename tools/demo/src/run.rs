@@ -74,12 +74,18 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Ok(()) => {}
         Err(Ended::Interrupted) => {
             session.stop();
+            give_back(&options.out);
             let _ = writeln!(std::io::stderr(), "\ninterrupted");
             return Ok(ExitCode::from(INTERRUPTED));
         }
         Err(Ended::Fault(error)) => errors.push(error),
     }
     session.stop();
+    for (who, event) in session.heard.try_iter() {
+        if let Some(Event::Error { message }) = event {
+            errors.push(format!("{}: {message}", who.name()));
+        }
+    }
     let setting = Setting {
         source: info.name,
         link: link.info(),
@@ -91,7 +97,26 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         encoder: session.encoder.clone(),
         decoder: session.decoder.clone(),
     };
-    conclude(&options.out, setting, &errors)
+    let result = conclude(&options.out, setting, &errors);
+    give_back(&options.out);
+    result
+}
+
+/// Under sudo the files belong to the one who called it.
+fn give_back(out: &Path) {
+    let id = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    let (Some(user), Some(group)) = (id("SUDO_UID"), id("SUDO_GID")) else {
+        return;
+    };
+    let inside = std::fs::read_dir(out)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    for path in inside.chain([out.to_path_buf()]) {
+        // Without the right to do so they are the user's already.
+        let _ = std::os::unix::fs::lchown(path, Some(user), Some(group));
+    }
 }
 
 const VIDEO: &str = "received.mp4";
@@ -338,7 +363,10 @@ fn conclude(out: &Path, setting: Setting, errors: &[String]) -> Result<ExitCode>
 
 fn or_note<T>(read: Result<Vec<T>>, errors: &mut Vec<String>) -> Vec<T> {
     read.unwrap_or_else(|e| {
-        errors.push(format!("{e:#}"));
+        // A process that failed has said why, and may have no log.
+        if errors.is_empty() {
+            errors.push(format!("{e:#}"));
+        }
         Vec::new()
     })
 }
@@ -352,13 +380,20 @@ fn print_result(out: &Path, summary: &Summary) -> Result<()> {
     for problem in &summary.problems {
         writeln!(to, "PROBLEM: {problem}")?;
     }
-    writeln!(to, "see {}", out.join(REPORT).display())?;
+    for (name, what) in [
+        (REPORT, "figures and plots"),
+        (VIDEO, "what was shown"),
+        (SUMMARY, "the figures as JSON"),
+    ] {
+        let path = out.join(name);
+        if path.exists() {
+            writeln!(to, "{:<28} {what}", path.display())?;
+        }
+    }
     writeln!(
         to,
-        "    {} {} {}/*.log",
-        out.join(VIDEO).display(),
-        out.join(SUMMARY).display(),
-        out.display()
+        "{:<28} per frame (*.jsonl), warnings (*.log)",
+        out.join("*").display()
     )?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use gst::prelude::*;
 use crate::events::{Event, Order, Orders, say, wall_clock};
 use crate::log::{Coded, Sent, write_lines};
 use crate::source::{Clip, Pictures, describe};
-use crate::tag::{Numbers, Tag, captured, codec_in};
+use crate::tag::{Numbers, Tag, captured, codec_in, note_stats};
 
 /// How long one wait lasts before orders and errors are looked at again.
 const SLICE: Duration = Duration::from_millis(20);
@@ -72,17 +72,19 @@ fn run(options: &Options, record: &Shared) -> Result<()> {
     say(&Event::Hello {
         rattan_id: std::env::var("RATTAN_ID").ok(),
     });
-    if sender.pump(options, first, &mut pictures, record, &orders)? == End::Stopped {
-        return Ok(());
+    let end = sender.pump(options, first, &mut pictures, record, &orders);
+    if end.as_ref().is_ok_and(|end| *end == End::AllSent) {
+        say(&Event::AllSent {
+            pictures: lock(record).pictures,
+            encoder: codec_in(&sender.sink, "Codec/Encoder"),
+        });
+        // Repairs may still be asked for.
+        while orders.wait(SLICE) != Some(Order::Stop) {
+            sender.check()?;
+        }
     }
-    say(&Event::AllSent {
-        pictures: lock(record).pictures,
-        encoder: codec_in(&sender.sink, "Codec/Encoder"),
-    });
-    // Repairs may still be asked for.
-    while orders.wait(SLICE) != Some(Order::Stop) {
-        sender.check()?;
-    }
+    note_stats(&sender.sink);
+    end?;
     let untagged = lock(record).untagged;
     if untagged > 0 {
         bail!("{untagged} coded frames had no frame tag");

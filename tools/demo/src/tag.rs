@@ -3,6 +3,8 @@
 //! (docs/wire-formats.md), read as any application would, and the capture
 //! time.
 
+use std::io::Write;
+
 use dualstream_common::ExtSeq;
 use gst::prelude::*;
 
@@ -85,6 +87,15 @@ pub fn codec_in(bin: &gst::Element, class: &str) -> String {
     bin.downcast_ref::<gst::Bin>()
         .and_then(inside)
         .unwrap_or_else(|| "unknown".into())
+}
+
+/// The element's own statistics, into the log of this process.
+pub fn note_stats(element: &gst::Element) {
+    if element.has_property_with_type("stats", gst::Structure::static_type()) {
+        let stats = element.property::<Option<gst::Structure>>("stats");
+        let text = stats.map_or_else(String::new, |stats| stats.to_string());
+        let _ = writeln!(std::io::stderr(), "{} stats: {text}", element.name());
+    }
 }
 
 #[cfg(test)]

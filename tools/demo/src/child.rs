@@ -19,6 +19,8 @@ use crate::link::remove_namespaces;
 /// A stopped child writes its files first.
 const STOP_TIMEOUT: Duration = Duration::from_secs(25);
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Not for ever: the kernel may hold a process.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -100,13 +102,14 @@ impl Child {
     /// Stops it: by its stdin, then SIGINT (at which `rattan` tidies up), then
     /// SIGKILL.
     pub fn stop(&mut self) -> Option<ExitStatus> {
+        self.stop_within(STOP_TIMEOUT, INTERRUPT_TIMEOUT)
+    }
+
+    fn stop_within(&mut self, orderly: Duration, interrupt: Duration) -> Option<ExitStatus> {
         self.release();
         let group = Pid::from_raw(self.process.id() as i32);
-        let mut status = self.wait(STOP_TIMEOUT);
-        for (signal, patience) in [
-            (Signal::SIGINT, INTERRUPT_TIMEOUT),
-            (Signal::SIGKILL, INTERRUPT_TIMEOUT),
-        ] {
+        let mut status = self.wait(orderly);
+        for (signal, patience) in [(Signal::SIGINT, interrupt), (Signal::SIGKILL, KILL_TIMEOUT)] {
             if status.is_some() {
                 break;
             }
@@ -181,5 +184,17 @@ mod tests {
         let (sender, _receiver) = channel();
         let mut child = Child::start(shell("cat; exit 3"), Who::Receiver, null(), sender).unwrap();
         assert_eq!(child.stop().unwrap().code(), Some(3));
+    }
+    #[test]
+    fn a_child_that_does_not_listen_is_killed_with_its_own_children() {
+        let (sender, receiver) = channel();
+        let script = "trap '' INT; sleep 1000 & echo '{\"event\":\"ready\"}'; wait; sleep 1000";
+        let mut child = Child::start(shell(script), Who::Sender, null(), sender).unwrap();
+        assert_eq!(receiver.recv().unwrap(), (Who::Sender, Some(Event::Ready)));
+        let soon = Duration::from_millis(50);
+        let status = child.stop_within(soon, soon).unwrap();
+        assert_eq!(status.code(), None, "ended by a signal: {status}");
+        // Closed only when no process of the group holds it any more.
+        assert_eq!(receiver.recv().unwrap(), (Who::Sender, None));
     }
 }

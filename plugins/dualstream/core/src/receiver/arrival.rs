@@ -411,7 +411,11 @@ impl<P> Receiver<P> {
 
     fn check_silence(&mut self, now: Timestamp, stream: Stream, shown: bool) {
         let lane = &mut self.lanes[stream.index()];
-        if lane.silent <= self.config.silent_units {
+        let most = self.config.silent_units;
+        let patience = lane
+            .delay
+            .map_or(most, |delay| most.min(delay + self.config.silent_margin));
+        if lane.silent <= patience {
             return;
         }
         lane.silent = 0;

@@ -76,8 +76,11 @@ pub(super) struct Lane {
     pub(super) acknowledged: bool,
     /// Nothing more will come.
     pub(super) ended: bool,
-    /// Units fed since the decoder last gave a picture.
+    /// Units fed since the decoder last gave a picture, or since it had a new
+    /// chain to begin with.
     pub(super) silent: u32,
+    /// Units that the decoder was seen to keep back.
+    pub(super) delay: Option<u32>,
     /// Something was lost before the next unit that has slices.
     pub(super) loss_ahead: bool,
     /// Units with slices that arrived.
@@ -123,7 +126,11 @@ impl Lane {
         if self.fed.len() == IN_DECODER {
             self.fed.pop_front();
         }
-        self.silent = self.silent.saturating_add(1);
+        self.silent = if starts_chain {
+            1
+        } else {
+            self.silent.saturating_add(1)
+        };
         self.fed.push_back(Fed {
             frame,
             label,
@@ -172,6 +179,7 @@ impl Lane {
         } else {
             self.fed.remove(at);
         }
+        self.delay = self.delay.max(u32::try_from(self.fed.len()).ok());
         Some(Matched { fed, skipped })
     }
 
@@ -217,6 +225,7 @@ impl Lane {
         self.acknowledged = false;
         self.last_whole = None;
         self.silent = 0;
+        self.delay = None;
         self.fed.clear();
     }
 }

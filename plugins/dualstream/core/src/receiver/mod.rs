@@ -70,9 +70,11 @@ pub struct Config {
     pub recovery_interval_max: Duration,
     /// Requests for two losses are at least this far apart.
     pub recovery_gap: Duration,
-    /// A decoder that gives no picture for so many units has lost its way.
-    /// Larger than the 16 pictures that H.264 lets it keep back.
+    /// A decoder that gives no first picture for so many units has lost its
+    /// way. Larger than the 16 pictures that H.264 lets it keep back.
     pub silent_units: u32,
+    /// The same, in units more than it was seen to keep back.
+    pub silent_margin: u32,
     /// A display frame's number that jumps further starts the numbers anew.
     pub jump: u16,
 }
@@ -90,6 +92,7 @@ impl Default for Config {
             recovery_interval_max: Duration::from_secs(2),
             recovery_gap: Duration::from_millis(50),
             silent_units: 20,
+            silent_margin: 10,
             jump: 1000,
         }
     }
@@ -398,8 +401,12 @@ impl<P> Receiver<P> {
         self.order.len() > self.config.queue
     }
 
-    /// What to do now. Call again while it says `Do`.
+    /// What to do now. Call again while it says `Do`. Messages come before
+    /// pictures: showing may take its time, and the sender waits.
     pub fn poll(&mut self, now: Timestamp) -> Next<P> {
+        if let Some(action) = self.poll_message(now) {
+            return Next::Do(action);
+        }
         let (ready, reorder) = self.ready(now);
         if ready {
             self.stats.missing += self.order.missing().min(u64::from(self.config.jump));
@@ -407,15 +414,6 @@ impl<P> Receiver<P> {
                 self.stats.shown += 1;
                 return Next::Do(Action::Show(shown));
             }
-        }
-        if let Some(complete) = self.announcer.due(now, &self.config) {
-            self.stats.completes_sent += 1;
-            return Next::Do(Action::Complete(complete));
-        }
-        self.settle_doubt(now);
-        if let Some(ask) = self.recovery.due(now, &self.config) {
-            self.stats.recoveries_asked += 1;
-            return Next::Do(Action::AskRecovery(ask));
         }
         let timers = [
             (reorder, Timer::Reorder),
@@ -428,6 +426,19 @@ impl<P> Receiver<P> {
             .filter_map(|(at, timer)| Some((at?, timer)))
             .min_by_key(|(at, _)| *at)
             .map_or(Next::Idle, |(at, timer)| Next::WaitUntil(at, timer))
+    }
+
+    /// A message that is due, without touching the pictures: for a caller that
+    /// may not show.
+    pub fn poll_message(&mut self, now: Timestamp) -> Option<Action<P>> {
+        if let Some(complete) = self.announcer.due(now, &self.config) {
+            self.stats.completes_sent += 1;
+            return Some(Action::Complete(complete));
+        }
+        self.settle_doubt(now);
+        let ask = self.recovery.due(now, &self.config)?;
+        self.stats.recoveries_asked += 1;
+        Some(Action::AskRecovery(ask))
     }
 
     /// Whether the next picture is to be shown now, or else when.

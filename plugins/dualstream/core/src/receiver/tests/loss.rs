@@ -246,15 +246,36 @@ fn of_two_units_with_one_number_the_later_is_right() {
 
 #[test]
 fn a_silent_decoder_is_a_loss() {
-    let mut b = Bench::new();
-    b.run(0, 0..3, 0);
-    let silent = Config::default().silent_units as u16;
-    for n in 3..3 + silent {
-        b.arrive(unit(display(0, n, 0))).unwrap();
+    let config = Config::default();
+    for (name, pictures, patience) in [
+        (
+            "one that never gave a picture",
+            0,
+            config.silent_units as u16,
+        ),
+        ("one that gave each at once", 3, config.silent_margin as u16),
+    ] {
+        let mut b = Bench::new();
+        b.run(0, 0..pictures, 0);
+        let quiet = |b: &mut Bench, n| {
+            let tag = display(0, n, 0);
+            b.arrive(unit(FrameTag { key: n == 0, ..tag })).unwrap();
+        };
+        for n in pictures..pictures + patience {
+            quiet(&mut b, n);
+        }
+        assert!(b.asked.is_empty(), "{name}");
+        quiet(&mut b, pictures + patience);
+        assert_eq!(b.asked.len(), 1, "{name}");
+        // It swallows the key frame that it asked for: asked again.
+        let n = pictures + patience + 1;
+        b.now = ms(100);
+        b.arrive(unit(key(display(0, n, 0)))).unwrap();
+        for n in n + 1..=n + patience {
+            quiet(&mut b, n);
+        }
+        assert_eq!(b.asked.len(), 2, "{name}");
     }
-    assert!(b.asked.is_empty());
-    b.arrive(unit(display(0, 3 + silent, 0))).unwrap();
-    assert_eq!(b.asked.len(), 1);
 }
 
 #[test]
@@ -291,6 +312,7 @@ fn what_is_shown_knows_whether_it_is_whole() {
             corrupt: false,
         };
         b.receiver.picture(b.now, decoded, 0).unwrap();
+        while b.receiver.poll_message(b.now).is_some() {}
         let Next::Do(Action::Show(shown)) = b.receiver.poll(b.now) else {
             panic!("was to be shown");
         };

@@ -7,6 +7,7 @@
  */
 use gst::glib;
 
+mod dualh264dec;
 mod dualh264enc;
 pub mod meta;
 mod rtphdrextdualstream;
@@ -14,6 +15,7 @@ mod rtptrickle;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     meta::register();
+    dualh264dec::register(plugin)?;
     dualh264enc::register(plugin)?;
     rtphdrextdualstream::register(plugin)?;
     rtptrickle::register(plugin)?;

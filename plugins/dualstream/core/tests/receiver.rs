@@ -299,7 +299,12 @@ impl Run {
                         self.sender.complete(complete.stream, number);
                     }
                 }
-                Next::Do(Action::AskRecovery(_)) => self.sender.key_wanted = true,
+                Next::Do(Action::AskRecovery(ask)) => {
+                    // A loss on the stream that it left is nothing to it.
+                    if ask.stream == self.sender.display {
+                        self.sender.key_wanted = true;
+                    }
+                }
                 Next::WaitUntil(at, timer) => {
                     prop_assert!(at > now, "{timer:?} is in the past");
                     return Ok(());

@@ -196,7 +196,10 @@ impl<P> Receiver<P> {
             match (chain, new_loss) {
                 (Chain::Whole, _) => self.recovery.recovered(),
                 (_, Some(loss)) if !self.recovery.wanted() => self.lose(now, stream, loss),
-                (_, Some(_)) => self.stats.losses += u64::from(damage != Damage::None || gap),
+                (_, Some(loss)) => {
+                    self.stats.losses += u64::from(damage != Damage::None || gap);
+                    self.recovery.want(now, stream, loss, &self.config);
+                }
                 (_, None) => {}
             }
         }

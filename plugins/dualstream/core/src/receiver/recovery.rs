@@ -23,12 +23,12 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    /// A loss was seen. While one is being asked for, another one changes
-    /// nothing: the same answer mends both.
+    /// A loss was seen. While one of the same stream is being asked for,
+    /// another one changes nothing: the same answer mends both. But if another
+    /// stream is shown meanwhile, it is that one that has to be mended, and the
+    /// sender takes no heed of requests for the one it left.
     pub(super) fn want(&mut self, now: Timestamp, stream: Stream, loss: Loss, config: &Config) {
-        if let Some(asking) = &mut self.asking {
-            // The stream that is shown may have changed meanwhile.
-            asking.ask.stream = stream;
+        if self.asking.is_some_and(|a| a.ask.stream == stream) {
             return;
         }
         let earliest = self.last.map_or(now, |last| last + config.recovery_gap);

@@ -140,6 +140,25 @@ fn a_commit_to_a_broken_stream_is_a_loss() {
     assert_eq!(b.asked, [(0, 1)]);
 }
 
+/// The sender took the request as answered by its commit, whose frame is lost
+/// in turn: what is asked for now is the new stream, and at once.
+#[test]
+fn a_request_follows_the_display_stream() {
+    let mut b = Bench::new();
+    b.run(0, 0..3, 0);
+    b.pass(unit(key(background(1, 2, 0))));
+    b.pass(after_loss(display(0, 3, 0)));
+    assert_eq!(b.asked, [(0, 0)]);
+    b.until(100);
+    b.pass(after_loss(display(1, 5, 1)));
+    assert_eq!(b.asked, [(0, 0), (100, 1)]);
+    b.pass(unit(display(1, 6, 1)));
+    b.until(399);
+    assert_eq!(b.asked.len(), 2);
+    b.until(400);
+    assert_eq!(b.asked[2], (400, 1));
+}
+
 #[test]
 fn units_before_the_first_key_frame_are_dropped_and_asked_for() {
     let mut b = Bench::new();

@@ -1,1 +1,36 @@
 // SPDX-License-Identifier: MPL-2.0
+#![allow(unused_doc_comments)] // GStreamer's documentation sections
+
+/**
+ * plugin-dualwebrtc:
+ *
+ * Sender and receiver of dual-stream H.264 over WebRTC, one element each.
+ */
+use gst::glib;
+
+mod dualwebrtcsink;
+mod dualwebrtcsrc;
+mod peer;
+mod properties;
+mod requirements;
+mod rtp;
+mod sdp;
+mod server;
+mod signalling;
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    dualwebrtcsink::register(plugin)?;
+    dualwebrtcsrc::register(plugin)
+}
+
+gst::plugin_define!(
+    dualwebrtc,
+    env!("CARGO_PKG_DESCRIPTION"),
+    plugin_init,
+    concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+    "MPL",
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    "gst-dualstream",
+    env!("BUILD_REL_DATE")
+);

@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What stands before the encoder: drops pictures while there is no receiver,
+//! or holds the first one, and marks each with its time of capture.
+//!
+//! It is an element inside dualwebrtcsink, without a factory.
+
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "dualwebrtcgate",
+        gst::DebugColorFlags::empty(),
+        Some("Gate before the encoder of dualwebrtcsink"),
+    )
+});
+
+static NTP_CAPS: LazyLock<gst::Caps> =
+    LazyLock::new(|| gst::Caps::new_empty_simple("timestamp/x-ntp"));
+
+/// From 1900, where NTP counts from, to 1970.
+const NTP_OFFSET: Duration = Duration::from_secs(2_208_988_800);
+
+/// End of stream came in; `passed` if it went on to the encoder.
+#[derive(Clone, Copy, Debug)]
+pub struct Eos {
+    pub seqnum: gst::Seqnum,
+    pub passed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Drop,
+    /// Drop, but keep the first picture of a source that can wait.
+    Hold,
+    Pass,
+}
+
+pub type EosHandler = Arc<dyn Fn(Eos) + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    mode: Mode,
+    flushing: bool,
+    /// The source cannot wait.
+    live: bool,
+    /// Between end of stream and flush.
+    ended: bool,
+    /// A picture is being held.
+    holding: bool,
+    passed: u64,
+    dropped: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub passed: u64,
+    pub dropped: u64,
+    pub holding: bool,
+}
+
+pub struct Gate {
+    // Lock order: no two of these at once.
+    state: Mutex<State>,
+    wake: Condvar,
+    on_eos: Mutex<Option<EosHandler>>,
+    /// Answers caps queries, linked or not.
+    encoder_pad: Mutex<Option<glib::WeakRef<gst::Pad>>>,
+    /// Paces the pictures before us; shifted after a hold.
+    clocksync: Mutex<Option<glib::WeakRef<gst::Element>>>,
+    sinkpad: gst::Pad,
+    srcpad: gst::Pad,
+}
+
+glib::wrapper! {
+    pub struct GateElement(ObjectSubclass<Gate>)
+        @extends gst::Element, gst::Object;
+}
+
+impl GateElement {
+    pub fn new(clocksync: &gst::Element, encoder_pad: &gst::Pad) -> Self {
+        let gate: Self = glib::Object::builder().property("name", "gate").build();
+        *gate.imp().clocksync.lock().unwrap() = Some(clocksync.downgrade());
+        *gate.imp().encoder_pad.lock().unwrap() = Some(encoder_pad.downgrade());
+        gate
+    }
+
+    /// `on_eos` is called from the streaming thread.
+    pub fn set_eos_handler(&self, on_eos: Option<EosHandler>) {
+        *self.imp().on_eos.lock().unwrap() = on_eos;
+    }
+
+    pub fn set_mode(&self, mode: Mode) {
+        let mut state = self.imp().state();
+        gst::info!(CAT, obj = self, "{:?} -> {mode:?}", state.mode);
+        state.mode = mode;
+        self.imp().wake.notify_all();
+    }
+
+    pub fn set_live(&self, live: bool) {
+        let mut state = self.imp().state();
+        state.live = live;
+        self.imp().wake.notify_all();
+    }
+
+    /// Nothing more will come, unless there is a flush.
+    pub fn has_ended(&self) -> bool {
+        self.imp().state().ended
+    }
+
+    pub fn stats(&self) -> Stats {
+        let state = self.imp().state();
+        Stats {
+            passed: state.passed,
+            dropped: state.dropped,
+            holding: state.holding,
+        }
+    }
+}
+
+/// What becomes of a picture.
+enum Verdict {
+    Pass { held: bool },
+    Drop,
+    Flushing,
+}
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn decide(&self) -> Verdict {
+        let mut state = self.state();
+        let mut held = false;
+        loop {
+            if state.flushing {
+                state.holding = false;
+                return Verdict::Flushing;
+            }
+            match state.mode {
+                Mode::Hold if !state.live => {
+                    held = true;
+                    state.holding = true;
+                    state = self.wake.wait(state).unwrap();
+                }
+                Mode::Hold | Mode::Drop => {
+                    state.holding = false;
+                    state.dropped += 1;
+                    return Verdict::Drop;
+                }
+                Mode::Pass => {
+                    state.holding = false;
+                    state.passed += 1;
+                    return Verdict::Pass { held };
+                }
+            }
+        }
+    }
+
+    fn chain(&self, mut buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        match self.decide() {
+            Verdict::Flushing => return Err(gst::FlowError::Flushing),
+            Verdict::Drop => return Ok(gst::FlowSuccess::Ok),
+            Verdict::Pass { held: true } => self.shift_to_now(&buffer),
+            Verdict::Pass { held: false } => {}
+        }
+        mark_capture_time(&mut buffer);
+        match self.srcpad.push(buffer) {
+            // The session is being taken away behind us.
+            Err(gst::FlowError::Flushing | gst::FlowError::NotLinked) => {
+                let mut state = self.state();
+                if state.flushing {
+                    return Err(gst::FlowError::Flushing);
+                }
+                state.passed = state.passed.saturating_sub(1);
+                state.dropped += 1;
+                Ok(gst::FlowSuccess::Ok)
+            }
+            result => result,
+        }
+    }
+
+    /// The held picture is due now, and those that follow keep their distance.
+    fn shift_to_now(&self, buffer: &gst::BufferRef) {
+        let due = self
+            .sinkpad
+            .sticky_event::<gst::event::Segment>(0)
+            .and_then(|event| {
+                let segment = event.segment().downcast_ref::<gst::ClockTime>()?.clone();
+                segment.to_running_time(buffer.pts()?)
+            });
+        let (Some(due), Some(now)) = (due, self.obj().current_running_time()) else {
+            return;
+        };
+        let shift = now.nseconds() as i64 - due.nseconds() as i64;
+        gst::info!(CAT, imp = self, "time line shifted by {shift} ns");
+        let clocksync = self
+            .clocksync
+            .lock()
+            .unwrap()
+            .as_ref()
+            .and_then(|c| c.upgrade());
+        if let Some(clocksync) = clocksync {
+            clocksync.set_property("ts-offset", shift);
+        }
+        self.srcpad.set_offset(shift);
+    }
+
+    fn unshift(&self) {
+        let clocksync = self
+            .clocksync
+            .lock()
+            .unwrap()
+            .as_ref()
+            .and_then(|c| c.upgrade());
+        if let Some(clocksync) = clocksync {
+            clocksync.set_property("ts-offset", 0i64);
+        }
+        self.srcpad.set_offset(0);
+    }
+
+    fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        match event.view() {
+            gst::EventView::FlushStart(_) => {
+                self.state().flushing = true;
+                self.wake.notify_all();
+            }
+            gst::EventView::FlushStop(_) => {
+                let mut state = self.state();
+                state.flushing = false;
+                state.ended = false;
+                drop(state);
+                self.unshift();
+            }
+            gst::EventView::Eos(_) => {
+                let passed = {
+                    let mut state = self.state();
+                    state.ended = true;
+                    state.mode == Mode::Pass
+                };
+                // Otherwise it would stay on the pad and meet the next session.
+                if passed {
+                    self.srcpad.push_event(event.clone());
+                }
+                let on_eos = self.on_eos.lock().unwrap().clone();
+                if let Some(on_eos) = on_eos {
+                    on_eos(Eos {
+                        seqnum: event.seqnum(),
+                        passed,
+                    });
+                }
+                return true;
+            }
+            _ => {}
+        }
+        gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        if matches!(
+            query.view(),
+            gst::QueryView::Caps(_) | gst::QueryView::AcceptCaps(_)
+        ) {
+            let encoder = self
+                .encoder_pad
+                .lock()
+                .unwrap()
+                .as_ref()
+                .and_then(|p| p.upgrade());
+            if let Some(encoder) = encoder {
+                return encoder.query(query);
+            }
+        }
+        gst::Pad::query_default(pad, Some(&*self.obj()), query)
+    }
+}
+
+/// Adds the wall clock as NTP time, unless the picture has one.
+fn mark_capture_time(buffer: &mut gst::Buffer) {
+    let known = buffer
+        .iter_meta::<gst::ReferenceTimestampMeta>()
+        .any(|meta| meta.reference().can_intersect(&NTP_CAPS));
+    if known {
+        return;
+    }
+    let Ok(since_1970) = SystemTime::now().duration_since(UNIX_EPOCH) else {
+        return;
+    };
+    let Ok(ntp) = gst::ClockTime::try_from(since_1970 + NTP_OFFSET) else {
+        return;
+    };
+    gst::ReferenceTimestampMeta::add(buffer.make_mut(), &NTP_CAPS, ntp, gst::ClockTime::NONE);
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for Gate {
+    const NAME: &'static str = "GstDualWebRtcGate";
+    type Type = GateElement;
+    type ParentType = gst::Element;
+
+    fn with_class(klass: &Self::Class) -> Self {
+        let template = |name| klass.pad_template(name).expect("declared below");
+        Self {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            on_eos: Mutex::default(),
+            encoder_pad: Mutex::default(),
+            clocksync: Mutex::default(),
+            sinkpad: gst::Pad::builder_from_template(&template("sink"))
+                .chain_function(|_, parent, buffer| {
+                    Self::catch_panic_pad_function(
+                        parent,
+                        || Err(gst::FlowError::Error),
+                        |gate| gate.chain(buffer),
+                    )
+                })
+                .event_function(|pad, parent, event| {
+                    Self::catch_panic_pad_function(
+                        parent,
+                        || false,
+                        |gate| gate.sink_event(pad, event),
+                    )
+                })
+                .query_function(|pad, parent, query| {
+                    Self::catch_panic_pad_function(
+                        parent,
+                        || false,
+                        |gate| gate.sink_query(pad, query),
+                    )
+                })
+                // Or the default handler keeps caps events.
+                .flags(gst::PadFlags::PROXY_CAPS)
+                .build(),
+            srcpad: gst::Pad::builder_from_template(&template("src"))
+                .flags(gst::PadFlags::PROXY_CAPS)
+                .build(),
+        }
+    }
+}
+
+impl ObjectImpl for Gate {
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        obj.add_pad(&self.sinkpad).expect("a new element");
+        obj.add_pad(&self.srcpad).expect("a new element");
+    }
+}
+
+impl GstObjectImpl for Gate {}
+
+impl ElementImpl for Gate {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Gate of dualwebrtcsink",
+                "Generic",
+                "Drops or holds pictures while there is no receiver",
+                "gst-dualstream",
+            )
+        });
+        Some(&*METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            [
+                ("sink", gst::PadDirection::Sink),
+                ("src", gst::PadDirection::Src),
+            ]
+            .map(|(name, direction)| {
+                gst::PadTemplate::new(
+                    name,
+                    direction,
+                    gst::PadPresence::Always,
+                    &gst::Caps::new_any(),
+                )
+                .expect("valid template")
+            })
+            .to_vec()
+        });
+        TEMPLATES.as_ref()
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        match transition {
+            gst::StateChange::ReadyToPaused => {
+                let mut state = self.state();
+                let (mode, live) = (state.mode, state.live);
+                *state = State {
+                    mode,
+                    live,
+                    ..State::default()
+                };
+                drop(state);
+                self.unshift();
+            }
+            gst::StateChange::PausedToReady => {
+                self.state().flushing = true;
+                self.wake.notify_all();
+            }
+            _ => {}
+        }
+        self.parent_change_state(transition)
+    }
+}

@@ -1,0 +1,524 @@
+// SPDX-License-Identifier: MPL-2.0
+/**
+ * SECTION:element-dualwebrtcsink
+ * @title: dualwebrtcsink
+ * @short_description: sends video over WebRTC as dual-stream H.264
+ *
+ * Takes raw video, encodes it with #dualh264enc and sends it to one receiver
+ * by WebRTC (ICE, DTLS-SRTP): the picture in one stream, key frames in the
+ * background in the other. #dualwebrtcsrc receives it. A peer that does not
+ * know dual stream, a browser for one, gets an ordinary single stream; see
+ * the fields `dual` and `reason` of #dualwebrtcsink:stats.
+ *
+ * - Without a receiver pictures are dropped before the encoder and the
+ *   pipeline runs on. With #dualwebrtcsink:wait-for-receiver the first
+ *   picture waits for the first receiver instead, so that a file is sent from
+ *   its beginning.
+ * - Pictures of a source that is not live are paced by their time stamps.
+ * - One receiver is served at a time; a second one is refused, with a
+ *   warning in the log, until the first has gone. It has gone when the
+ *   signalling server says so, when the connection to that server is lost,
+ *   or when nothing came from it for 10 s.
+ * - At end of stream the transport stays for 300 ms, for retransmissions;
+ *   then the session is ended and end of stream is posted.
+ * - The encoder's properties are set as `encoder::bitrate`, those of the
+ *   signaller as `signaller::uri`.
+ *
+ * A sender that needs no other server, and its receiver:
+ *
+ * |[
+ * gst-launch-1.0 videotestsrc is-live=true ! video/x-raw,width=640,height=360,framerate=30/1 ! dualwebrtcsink run-signalling-server=true encoder::bitrate=1500000 encoder::refresh-interval=2000
+ * gst-launch-1.0 dualwebrtcsrc ! videoconvert ! autovideosink
+ * ]|
+ *
+ * A file from its first picture, by a signalling server elsewhere:
+ *
+ * |[
+ * gst-launch-1.0 filesrc location=video.mp4 ! decodebin ! dualwebrtcsink wait-for-receiver=true signaller::uri=ws://192.0.2.1:8443
+ * ]|
+ *
+ * ## Statistics
+ *
+ * Fields of `application/x-dualwebrtcsink-stats`:
+ *
+ * | field | type | meaning |
+ * |---|---|---|
+ * | `session` | string | none, negotiating, connecting, connected (not ready yet), running, draining, lingering |
+ * | `connection-state` | string | that of webrtcbin, or none |
+ * | `signalling` | boolean | registered at the signalling server |
+ * | `dual` | boolean | the receiver takes both streams |
+ * | `reason` | string | why not dual; empty if it is |
+ * | `sessions` | uint64 | receivers served so far |
+ * | `refused` | uint64 | receivers refused |
+ * | `pictures-encoded` | uint64 | pictures given to the encoder |
+ * | `pictures-dropped` | uint64 | pictures dropped for want of a receiver |
+ * | `waiting` | boolean | the first picture is waiting for a receiver |
+ * | `encoder` | structure | statistics of the encoder |
+ * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
+ *
+ * The signaller comes from gst-plugins-rs and its types bear the same names
+ * as those of the rswebrtc plugin: one process can use elements of one of the
+ * two plugins, not of both.
+ */
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, mpsc};
+use std::thread::JoinHandle;
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gstrswebrtc::signaller::{Signallable, Signaller, WebRTCSignallerRole};
+
+use super::gate::{GateElement, Mode};
+use super::stats::Shared;
+use super::worker::{Command, Worker};
+use crate::properties::Settings;
+use crate::requirements;
+use crate::server::SignallingServer;
+use crate::signalling::{self, Link};
+
+pub static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "dualwebrtcsink",
+        gst::DebugColorFlags::empty(),
+        Some("Dual-stream WebRTC sender"),
+    )
+});
+
+/// The static part of the data path.
+struct Parts {
+    clocksync: gst::Element,
+    gate: GateElement,
+    encoder: gst::Element,
+}
+
+/// While PAUSED or PLAYING.
+struct Running {
+    sender: mpsc::Sender<Command>,
+    thread: JoinHandle<()>,
+    server: Option<SignallingServer>,
+}
+
+#[derive(Default)]
+struct SinkSettings {
+    common: Settings,
+    wait_for_receiver: bool,
+}
+
+pub struct DualWebRtcSink {
+    // Lock order: no two of these at once.
+    settings: Mutex<SinkSettings>,
+    running: Mutex<Option<Running>>,
+    shared: Arc<Shared>,
+    parts: OnceLock<Parts>,
+    sinkpad: gst::GhostPad,
+}
+
+impl DualWebRtcSink {
+    /// Builds what can be built; what is missing is an error at READY.
+    fn build(&self) -> Result<Parts, gst::ErrorMessage> {
+        requirements::check(requirements::SENDER)?;
+        let convert = requirements::make("videoconvert", "convert")?;
+        let clocksync = requirements::make("clocksync", "clocksync")?;
+        let encoder = requirements::make("dualh264enc", "encoder")?;
+        let broken = |err: glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
+        let pad = |element: &gst::Element, name: &str| {
+            element.static_pad(name).ok_or_else(|| {
+                gst::error_msg!(
+                    gst::CoreError::Pad,
+                    ["{} has no pad {name}", element.name()]
+                )
+            })
+        };
+        let gate = GateElement::new(&clocksync, &pad(&encoder, "sink")?);
+        let obj = self.obj();
+        obj.add_many([&convert, &clocksync, gate.upcast_ref(), &encoder])
+            .map_err(broken)?;
+        gst::Element::link_many([&convert, &clocksync, gate.upcast_ref()]).map_err(broken)?;
+        self.sinkpad
+            .set_target(Some(&pad(&convert, "sink")?))
+            .map_err(broken)?;
+        // It runs with a session only.
+        encoder.set_locked_state(true);
+        Ok(Parts {
+            clocksync,
+            gate,
+            encoder,
+        })
+    }
+
+    /// A live source keeps its own pace and cannot wait.
+    fn on_segment(&self) {
+        let Some(parts) = self.parts.get() else {
+            return;
+        };
+        let mut query = gst::query::Latency::new();
+        let live = self.sinkpad.peer_query(&mut query) && query.result().0;
+        gst::debug!(CAT, imp = self, "live source: {live}");
+        parts.clocksync.set_property("sync", !live);
+        parts.gate.set_live(live);
+    }
+
+    fn check(&self) -> Result<(), gst::ErrorMessage> {
+        requirements::check(requirements::SENDER)?;
+        if self.parts.get().is_none() {
+            return Err(gst::error_msg!(
+                gst::CoreError::Failed,
+                ["the elements inside could not be made"]
+            ));
+        }
+        if self.settings.lock().unwrap().common.signaller.is_none() {
+            return Err(signaller_clash());
+        }
+        Ok(())
+    }
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let common = self.settings.lock().unwrap().common.clone();
+        let (Some(parts), Some(signaller)) = (self.parts.get(), common.signaller.clone()) else {
+            return Err(gst::error_msg!(gst::CoreError::Failed, ["not ready"]));
+        };
+        let server = common.start_server()?;
+        let (sender, commands) = mpsc::channel();
+        let post = sender.clone();
+        let link = Link::producer(signaller, common.connect_timeout(), move |event| {
+            // Fails only when the worker is gone.
+            let _ = post.send(Command::Signalling(event));
+        });
+        let post = sender.clone();
+        parts.gate.set_eos_handler(Some(Arc::new(move |eos| {
+            let _ = post.send(Command::Eos(eos));
+        })));
+        let worker = Worker {
+            sink: self.obj().downgrade(),
+            encoder: parts.encoder.clone(),
+            gate: parts.gate.clone(),
+            settings: common,
+            shared: self.shared.clone(),
+            link,
+            sender: sender.clone(),
+            session: None,
+            serial: 0,
+            user_mode: None,
+            pending_eos: None,
+            warned: false,
+        };
+        let thread = std::thread::Builder::new()
+            .name("dualwebrtcsink".into())
+            .spawn(move || worker.run(&commands))
+            .map_err(|err| gst::error_msg!(gst::CoreError::Thread, ["{err}"]))?;
+        *self.running.lock().unwrap() = Some(Running {
+            sender,
+            thread,
+            server,
+        });
+        Ok(())
+    }
+
+    fn stop(&self) {
+        let Some(running) = self.running.lock().unwrap().take() else {
+            return;
+        };
+        // Fails only if the worker is gone already.
+        let _ = running.sender.send(Command::Stop);
+        if running.thread.join().is_err() {
+            gst::error!(CAT, imp = self, "the worker thread panicked");
+        }
+        drop(running.server);
+        if let Some(parts) = self.parts.get() {
+            parts.gate.set_eos_handler(None);
+        }
+    }
+
+    /// The serial of the session that an object belongs to.
+    fn session_of(&self, object: &gst::Object) -> Option<u64> {
+        let mut child = object.clone();
+        loop {
+            let parent = child.parent()?;
+            if &parent == self.obj().upcast_ref::<gst::Object>() {
+                return child.name().strip_prefix("session-")?.parse().ok();
+            }
+            child = parent;
+        }
+    }
+
+    fn stats(&self) -> gst::Structure {
+        let snapshot = self.shared.snapshot();
+        let gate = self.parts.get().map(|p| p.gate.stats()).unwrap_or_default();
+        let mut stats = gst::Structure::builder("application/x-dualwebrtcsink-stats")
+            .field("session", snapshot.session)
+            .field("connection-state", snapshot.connection)
+            .field("signalling", snapshot.signalling)
+            .field("dual", snapshot.dual)
+            .field("reason", &snapshot.reason)
+            .field("sessions", snapshot.sessions)
+            .field("refused", snapshot.refused)
+            .field("pictures-encoded", gate.passed)
+            .field("pictures-dropped", gate.dropped)
+            .field("waiting", gate.holding)
+            .build();
+        if let Some(parts) = self.parts.get() {
+            add_stats(&mut stats, "encoder", &parts.encoder);
+        }
+        for (index, feedback) in snapshot.feedback.iter().enumerate() {
+            add_stats(&mut stats, &format!("feedback-{index}"), feedback);
+        }
+        stats
+    }
+}
+
+pub fn signaller_clash() -> gst::ErrorMessage {
+    gst::error_msg!(
+        gst::LibraryError::Init,
+        ("The rswebrtc plugin is in use in this process and has types of the same names"),
+        ["use elements of one of the two plugins in one process"]
+    )
+}
+
+/// The element's `stats` property as a field, if it has one.
+pub fn add_stats(stats: &mut gst::Structure, field: &str, element: &gst::Element) {
+    let is_structure = element
+        .find_property("stats")
+        .is_some_and(|spec| spec.value_type() == gst::Structure::static_type());
+    if is_structure && let Some(inner) = element.property::<Option<gst::Structure>>("stats") {
+        stats.set(field, inner);
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for DualWebRtcSink {
+    const NAME: &'static str = "GstDualWebRtcSink";
+    type Type = super::DualWebRtcSink;
+    type ParentType = gst::Bin;
+    type Interfaces = (gst::ChildProxy,);
+
+    fn with_class(klass: &Self::Class) -> Self {
+        let template = klass.pad_template("sink").expect("declared below");
+        Self {
+            settings: Mutex::default(),
+            running: Mutex::default(),
+            shared: Arc::default(),
+            parts: OnceLock::new(),
+            sinkpad: gst::GhostPad::builder_from_template(&template).build(),
+        }
+    }
+}
+
+impl ObjectImpl for DualWebRtcSink {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            let mut specs = Settings::specs();
+            specs.extend([
+                glib::ParamSpecBoolean::builder("wait-for-receiver")
+                    .nick("Wait For Receiver")
+                    .blurb("Hold the first picture until the first receiver is ready, and send from there at the normal pace, instead of dropping pictures; live sources are not held")
+                    .default_value(SinkSettings::default().wait_for_receiver)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                    .nick("Statistics")
+                    .blurb("Structure application/x-dualwebrtcsink-stats; its fields are in the element's documentation")
+                    .read_only()
+                    .build(),
+            ]);
+            specs
+        });
+        PROPERTIES.as_ref()
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        match pspec.name() {
+            "signaller" => {
+                if !signalling::types_available() {
+                    return;
+                }
+                let given: Option<glib::Object> = value.get().expect("type checked upstream");
+                let signaller = match given.map(|object| object.downcast::<Signallable>()) {
+                    Some(Ok(signaller)) => signaller,
+                    Some(Err(object)) => {
+                        gst::warning!(CAT, imp = self, "{object:?} is not a signaller");
+                        Signaller::new(WebRTCSignallerRole::Producer).upcast()
+                    }
+                    None => Signaller::new(WebRTCSignallerRole::Producer).upcast(),
+                };
+                self.settings.lock().unwrap().common.signaller = Some(signaller);
+            }
+            "wait-for-receiver" => {
+                self.settings.lock().unwrap().wait_for_receiver =
+                    value.get().expect("type checked upstream");
+            }
+            name => {
+                let known = self.settings.lock().unwrap().common.set(name, value);
+                debug_assert!(known, "unknown property {name}");
+            }
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            "wait-for-receiver" => self.settings.lock().unwrap().wait_for_receiver.to_value(),
+            "stats" => self.stats().to_value(),
+            name => self
+                .settings
+                .lock()
+                .unwrap()
+                .common
+                .get(name)
+                .expect("declared above"),
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        // Sessions come and go, but this stays a sink.
+        obj.set_suppressed_flags(gst::ElementFlags::SINK | gst::ElementFlags::SOURCE);
+        obj.set_element_flags(gst::ElementFlags::SINK);
+        match self.build() {
+            // Set only here.
+            Ok(parts) => drop(self.parts.set(parts)),
+            Err(err) => gst::warning!(CAT, imp = self, "{err:?}"),
+        }
+        obj.add_pad(&self.sinkpad).expect("a new element");
+        let weak = self.downgrade();
+        self.sinkpad
+            .add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+                if info
+                    .event()
+                    .is_some_and(|e| e.type_() == gst::EventType::Segment)
+                    && let Some(imp) = weak.upgrade()
+                {
+                    imp.on_segment();
+                }
+                gst::PadProbeReturn::Ok
+            });
+    }
+}
+
+impl GstObjectImpl for DualWebRtcSink {}
+
+impl ElementImpl for DualWebRtcSink {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Dual-stream WebRTC sender",
+                "Sink/Network/WebRTC",
+                "Encodes video as dual-stream H.264 and sends it over WebRTC",
+                "gst-dualstream",
+            )
+        });
+        Some(&*METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            vec![
+                gst::PadTemplate::new(
+                    "sink",
+                    gst::PadDirection::Sink,
+                    gst::PadPresence::Always,
+                    &gst::Caps::new_empty_simple("video/x-raw"),
+                )
+                .expect("valid template"),
+            ]
+        });
+        TEMPLATES.as_ref()
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        let fail = |err: gst::ErrorMessage| {
+            self.post_error_message(err);
+            gst::StateChangeError
+        };
+        match transition {
+            gst::StateChange::NullToReady => {
+                self.check().map_err(fail)?;
+                if let Some(parts) = self.parts.get() {
+                    // Loads the encoders, and says if there is none.
+                    parts.encoder.set_state(gst::State::Ready)?;
+                }
+            }
+            gst::StateChange::ReadyToPaused => {
+                if let Some(parts) = self.parts.get() {
+                    let wait = self.settings.lock().unwrap().wait_for_receiver;
+                    parts
+                        .gate
+                        .set_mode(if wait { Mode::Hold } else { Mode::Drop });
+                }
+            }
+            gst::StateChange::PausedToReady => self.stop(),
+            _ => {}
+        }
+        let result = self.parent_change_state(transition)?;
+        match transition {
+            gst::StateChange::ReadyToPaused => {
+                if let Err(err) = self.start() {
+                    // Back to where the state says we are.
+                    let _ = self.parent_change_state(gst::StateChange::PausedToReady);
+                    return Err(fail(err));
+                }
+            }
+            gst::StateChange::ReadyToNull => {
+                if let Some(parts) = self.parts.get() {
+                    parts.encoder.set_state(gst::State::Null)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(result)
+    }
+}
+
+impl BinImpl for DualWebRtcSink {
+    fn handle_message(&self, message: gst::Message) {
+        let session = message.src().and_then(|src| self.session_of(src));
+        match message.view() {
+            // End of stream is posted by the worker, once all has been sent.
+            gst::MessageView::Eos(_) => {}
+            // The end of a session is not the end of the pipeline.
+            gst::MessageView::Error(err) if session.is_some() => {
+                let text = format!("{}: {}", err.error(), err.debug().unwrap_or_default());
+                gst::warning!(CAT, imp = self, "in the session: {text}");
+                let running = self.running.lock().unwrap();
+                if let (Some(running), Some(serial)) = (&*running, session) {
+                    // Fails only when the worker is gone.
+                    let _ = running.sender.send(Command::Failed(serial, text));
+                }
+            }
+            gst::MessageView::Warning(warning) if session.is_some() => {
+                gst::warning!(CAT, imp = self, "in the session: {}", warning.error());
+            }
+            _ => self.parent_handle_message(message),
+        }
+    }
+}
+
+impl ChildProxyImpl for DualWebRtcSink {
+    fn child_by_name(&self, name: &str) -> Option<glib::Object> {
+        if name == "signaller" {
+            let signaller = self.settings.lock().unwrap().common.signaller.clone();
+            return signaller.map(Cast::upcast);
+        }
+        self.obj()
+            .children()
+            .into_iter()
+            .find(|child| child.name() == name)
+            .map(Cast::upcast)
+    }
+
+    fn child_by_index(&self, index: u32) -> Option<glib::Object> {
+        if index == 0 {
+            return self.child_by_name("signaller");
+        }
+        let children = self.obj().children();
+        children
+            .get(index as usize - 1)
+            .map(|child| child.clone().upcast())
+    }
+
+    fn children_count(&self) -> u32 {
+        1 + self.obj().children().len() as u32
+    }
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MPL-2.0
+use gst::glib;
+use gst::prelude::*;
+
+mod gate;
+mod imp;
+mod session;
+mod stats;
+mod worker;
+
+pub(crate) use imp::{add_stats, signaller_clash};
+
+glib::wrapper! {
+    pub struct DualWebRtcSink(ObjectSubclass<imp::DualWebRtcSink>)
+        @extends gst::Bin, gst::Element, gst::Object,
+        @implements gst::ChildProxy;
+}
+
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(
+        Some(plugin),
+        "dualwebrtcsink",
+        gst::Rank::NONE,
+        DualWebRtcSink::static_type(),
+    )
+}

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: MPL-2.0
+//! One receiver: webrtcbin and what stands between it and the encoder, in a
+//! bin that is made for the session and removed with it.
+//!
+//! ```text
+//! encoder.src_i -> [ rtph264pay -> caps -> rtptrickle -> rtcpiframefeedback -> webrtcbin ]
+//! ```
+
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+use gst_webrtc::{WebRTCPeerConnectionState, WebRTCRTPTransceiverDirection};
+
+use crate::peer::{Peer, Post};
+use crate::properties::Settings;
+use crate::requirements::make;
+use crate::rtp;
+use crate::sdp::NotDual;
+
+/// From the request to a connection.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
+/// A receiver that says nothing this long is gone.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// ICE may find the peer again within this time.
+const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(5);
+/// From connected to the first picture if no RTCP comes in.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same for a peer that is not one of ours: browsers send no RTCP before
+/// they receive something.
+const READY_TIMEOUT_FOREIGN: Duration = Duration::from_millis(300);
+/// From end of stream until the encoder and what follows it are empty.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// For retransmissions of the last packets.
+const LINGER: Duration = Duration::from_millis(300);
+/// Before the end of the linger a BYE is sent at these distances.
+const BYES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(50),
+    Duration::ZERO,
+];
+
+/// How far a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Until the answer is in place.
+    Negotiating,
+    /// ICE and DTLS.
+    Connecting,
+    /// Waiting for the first RTCP packet.
+    Connected {
+        since: Instant,
+    },
+    Running,
+    /// End of stream is on its way through the encoder.
+    Draining {
+        since: Instant,
+    },
+    Lingering {
+        until: Instant,
+        byes: usize,
+    },
+}
+
+impl Phase {
+    pub fn nick(self) -> &'static str {
+        match self {
+            Self::Negotiating => "negotiating",
+            Self::Connecting => "connecting",
+            Self::Connected { .. } => "connected",
+            Self::Running => "running",
+            Self::Draining { .. } => "draining",
+            Self::Lingering { .. } => "lingering",
+        }
+    }
+}
+
+/// What the clock asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    Nothing,
+    /// Begin to encode.
+    Start,
+    /// End of stream has left.
+    SendBye,
+    Finished,
+    End(&'static str),
+}
+
+pub struct Session {
+    pub id: String,
+    pub serial: u64,
+    pub bin: gst::Bin,
+    pub peer: Peer,
+    pub feedback: Vec<gst::Element>,
+    pub phase: Phase,
+    pub dual: Result<(), String>,
+    pub connection: WebRTCPeerConnectionState,
+    ssrcs: Vec<u32>,
+    created: Instant,
+    foreign: bool,
+    first_rtcp: bool,
+    disconnected: Option<Instant>,
+    drained: usize,
+}
+
+impl Session {
+    /// `drained` is called when end of stream has passed a stream's last
+    /// element.
+    pub fn new(
+        id: String,
+        serial: u64,
+        settings: &Settings,
+        streams: usize,
+        post: Post,
+        drained: impl Fn() + Clone + Send + Sync + 'static,
+    ) -> Result<Self, gst::ErrorMessage> {
+        let peer = Peer::new(settings, post)?;
+        let bin = gst::Bin::with_name(&format!("session-{serial}"));
+        let mut session = Self {
+            id,
+            serial,
+            bin,
+            peer,
+            feedback: Vec::new(),
+            phase: Phase::Negotiating,
+            dual: Err("not negotiated".into()),
+            connection: WebRTCPeerConnectionState::New,
+            ssrcs: Vec::new(),
+            created: Instant::now(),
+            foreign: false,
+            first_rtcp: false,
+            disconnected: None,
+            drained: 0,
+        };
+        session
+            .bin
+            .add(session.peer.webrtcbin())
+            .map_err(|err| gst::error_msg!(gst::CoreError::Failed, ["{err}"]))?;
+        for index in 0..streams {
+            session.add_stream(index, drained.clone())?;
+        }
+        Ok(session)
+    }
+
+    fn add_stream(
+        &mut self,
+        index: usize,
+        drained: impl Fn() + Send + Sync + 'static,
+    ) -> Result<(), gst::ErrorMessage> {
+        let broken = |err: gst::glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
+        let ssrc = self.new_ssrc();
+        let pay = make("rtph264pay", &format!("pay-{index}"))?;
+        pay.set_property("config-interval", -1i32);
+        pay.set_property_from_str("aggregate-mode", "zero-latency");
+        pay.set_property("mtu", 1200u32);
+        pay.set_property("pt", rtp::PAYLOAD_TYPE);
+        pay.set_property("ssrc", ssrc);
+        let caps = make("capsfilter", &format!("caps-{index}"))?;
+        caps.set_property("caps", rtp::payloader_caps(ssrc));
+        let trickle = make("rtptrickle", &format!("trickle-{index}"))?;
+        let feedback = make("rtcpiframefeedback", &format!("feedback-{index}"))?;
+        feedback.set_property("stream", index as u32);
+        let chain = [&pay, &caps, &trickle, &feedback];
+        self.bin.add_many(chain).map_err(broken)?;
+        gst::Element::link_many(chain).map_err(broken)?;
+
+        let webrtcbin = self.peer.webrtcbin();
+        let sink = webrtcbin
+            .request_pad_simple(&format!("sink_{index}"))
+            .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["webrtcbin gives no pad"]))?;
+        let transceiver: gst_webrtc::WebRTCRTPTransceiver = sink.property("transceiver");
+        transceiver.set_property("direction", WebRTCRTPTransceiverDirection::Sendonly);
+        transceiver.set_property("do-nack", true);
+        transceiver.set_property("codec-preferences", rtp::offer_caps(ssrc));
+
+        let last = feedback.static_pad("src").ok_or_else(|| {
+            gst::error_msg!(gst::CoreError::Pad, ["rtcpiframefeedback has no pad src"])
+        })?;
+        last.link(&sink)
+            .map_err(|err| gst::error_msg!(gst::CoreError::Negotiation, ["{err}"]))?;
+        // The transport stays up for the last packets, so webrtcbin is told
+        // nothing of the end.
+        last.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            if info
+                .event()
+                .is_some_and(|e| e.type_() == gst::EventType::Eos)
+            {
+                drained();
+                // Not Drop: with that GStreamer unrefs an event which the
+                // binding has taken.
+                return gst::PadProbeReturn::Handled;
+            }
+            gst::PadProbeReturn::Ok
+        });
+        let entry = pay
+            .static_pad("sink")
+            .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["rtph264pay has no pad sink"]))?;
+        let ghost = gst::GhostPad::builder_with_target(&entry)
+            .map_err(broken)?
+            .name(format!("sink_{index}"))
+            .build();
+        self.bin.add_pad(&ghost).map_err(broken)?;
+        self.ssrcs.push(ssrc);
+        self.feedback.push(feedback);
+        Ok(())
+    }
+
+    /// Random, and no two the same.
+    fn new_ssrc(&self) -> u32 {
+        loop {
+            let ssrc = gst::glib::random_int();
+            if ssrc != 0 && !self.ssrcs.contains(&ssrc) {
+                return ssrc;
+            }
+        }
+    }
+
+    pub fn streams(&self) -> usize {
+        self.ssrcs.len()
+    }
+
+    /// The answer is known: two streams, or why not.
+    pub fn set_dual(&mut self, dual: Result<(), NotDual>) {
+        self.foreign = matches!(
+            dual,
+            Err(NotDual::NoFrameComplete | NotDual::NoFrameExtension)
+        );
+        self.dual = dual.map_err(|why| why.to_string());
+    }
+
+    pub fn on_connection(&mut self, now: Instant, state: WebRTCPeerConnectionState) {
+        self.connection = state;
+        self.disconnected = match state {
+            WebRTCPeerConnectionState::Disconnected | WebRTCPeerConnectionState::Failed => {
+                self.disconnected.or(Some(now))
+            }
+            _ => None,
+        };
+        if state == WebRTCPeerConnectionState::Connected
+            && matches!(self.phase, Phase::Negotiating | Phase::Connecting)
+        {
+            self.peer.activity().touch();
+            self.phase = Phase::Connected { since: now };
+        }
+    }
+
+    pub fn on_answered(&mut self) {
+        if self.phase == Phase::Negotiating {
+            self.phase = Phase::Connecting;
+        }
+    }
+
+    pub fn on_first_rtcp(&mut self) {
+        self.first_rtcp = true;
+    }
+
+    /// End of stream has left by one more stream.
+    pub fn on_drained(&mut self, now: Instant) {
+        self.drained += 1;
+        if self.drained >= self.streams() && matches!(self.phase, Phase::Draining { .. }) {
+            self.linger(now);
+        }
+    }
+
+    fn linger(&mut self, now: Instant) {
+        self.phase = Phase::Lingering {
+            until: now + LINGER,
+            byes: 0,
+        };
+    }
+
+    pub fn on_eos(&mut self, now: Instant) {
+        self.phase = Phase::Draining { since: now };
+        if self.drained >= self.streams() {
+            self.linger(now);
+        }
+    }
+
+    pub fn send_bye(&self) {
+        self.peer.send_bye(&self.ssrcs);
+    }
+
+    fn ready_timeout(&self) -> Duration {
+        if self.foreign {
+            READY_TIMEOUT_FOREIGN
+        } else {
+            READY_TIMEOUT
+        }
+    }
+
+    fn gone_at(&self) -> (Instant, &'static str) {
+        let silent = (
+            self.peer.activity().last() + SILENCE_TIMEOUT,
+            "the receiver is silent",
+        );
+        match self.disconnected {
+            Some(since) if since + DISCONNECTED_TIMEOUT < silent.0 => {
+                (since + DISCONNECTED_TIMEOUT, "the connection is lost")
+            }
+            _ => silent,
+        }
+    }
+
+    /// When [`Self::poll`] has something to say at the latest.
+    pub fn deadline(&self) -> Instant {
+        match self.phase {
+            Phase::Negotiating | Phase::Connecting => self.created + SETUP_TIMEOUT,
+            Phase::Connected { since } => since + self.ready_timeout(),
+            Phase::Running => self.gone_at().0,
+            Phase::Draining { since } => since + DRAIN_TIMEOUT,
+            Phase::Lingering { until, byes } => {
+                BYES.get(byes).map_or(until, |before| until - *before)
+            }
+        }
+    }
+
+    pub fn poll(&mut self, now: Instant) -> Due {
+        match self.phase {
+            Phase::Negotiating | Phase::Connecting if now >= self.deadline() => {
+                Due::End("no connection came about")
+            }
+            Phase::Connected { .. } if self.first_rtcp || now >= self.deadline() => {
+                self.phase = Phase::Running;
+                Due::Start
+            }
+            Phase::Running => {
+                let (at, why) = self.gone_at();
+                if now >= at {
+                    Due::End(why)
+                } else {
+                    Due::Nothing
+                }
+            }
+            Phase::Draining { .. } if now >= self.deadline() => {
+                self.linger(now);
+                Due::Nothing
+            }
+            Phase::Lingering { until, byes } if now >= self.deadline() => {
+                if byes >= BYES.len() {
+                    return Due::Finished;
+                }
+                self.phase = Phase::Lingering {
+                    until,
+                    byes: byes + 1,
+                };
+                Due::SendBye
+            }
+            _ => Due::Nothing,
+        }
+    }
+}

@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The worker thread: takes what the signaller, webrtcbin and the gate say in
+//! one queue, and owns the session. So nothing that blocks is called from
+//! their threads, and no state needs a lock.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Instant;
+
+use gst::glib;
+use gst::prelude::*;
+use gst_webrtc::{WebRTCSDPType, WebRTCSessionDescription};
+
+use super::DualWebRtcSink;
+use super::gate::{Eos, GateElement, Mode};
+use super::imp::CAT;
+use super::session::{Due, Phase, Session};
+use super::stats::Shared;
+use crate::properties::Settings;
+use crate::signalling::{self, Change, Link};
+use crate::{peer, sdp};
+
+#[derive(Debug)]
+pub enum Command {
+    Signalling(signalling::Event),
+    /// From webrtcbin of the session with this serial.
+    Peer(u64, peer::Event),
+    /// An element of the session with this serial failed.
+    Failed(u64, String),
+    /// End of stream has passed one stream of this session.
+    Drained(u64),
+    Eos(Eos),
+    Stop,
+}
+
+pub struct Worker {
+    pub sink: glib::WeakRef<DualWebRtcSink>,
+    pub encoder: gst::Element,
+    pub gate: GateElement,
+    pub settings: Settings,
+    pub shared: Arc<Shared>,
+    pub link: Link,
+    pub sender: Sender<Command>,
+    pub session: Option<Session>,
+    pub serial: u64,
+    /// The user's value of the encoder's `mode`, while ours is in force.
+    pub user_mode: Option<String>,
+    pub pending_eos: Option<gst::Seqnum>,
+    /// The user was told that the server is not there.
+    pub warned: bool,
+}
+
+impl Worker {
+    pub fn run(mut self, commands: &Receiver<Command>) {
+        self.link.start(Instant::now());
+        loop {
+            let now = Instant::now();
+            let deadline = [
+                self.link.deadline(),
+                self.session.as_ref().map(Session::deadline),
+            ]
+            .into_iter()
+            .flatten()
+            .min();
+            let command = match deadline {
+                Some(at) => match commands.recv_timeout(at.saturating_duration_since(now)) {
+                    Ok(command) => Some(command),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                },
+                None => match commands.recv() {
+                    Ok(command) => Some(command),
+                    Err(_) => break,
+                },
+            };
+            let now = Instant::now();
+            match command {
+                Some(Command::Stop) => break,
+                Some(command) => self.handle(now, command),
+                None => {}
+            }
+            self.poll(now);
+            self.publish();
+        }
+        self.end_session("the element stops", true);
+        self.link.stop();
+        self.publish();
+    }
+
+    fn handle(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Signalling(event) => self.on_signalling(now, event),
+            Command::Peer(serial, event) if self.is_current(serial) => self.on_peer(now, event),
+            Command::Failed(serial, text) if self.is_current(serial) => {
+                self.end_session(&text, true);
+            }
+            Command::Drained(serial) if self.is_current(serial) => {
+                if let Some(session) = &mut self.session {
+                    session.on_drained(now);
+                }
+            }
+            Command::Eos(eos) => self.on_eos(now, eos),
+            // Of a session that is gone, and Stop, which ends the loop.
+            _ => {}
+        }
+    }
+
+    fn is_current(&self, serial: u64) -> bool {
+        self.session.as_ref().is_some_and(|s| s.serial == serial)
+    }
+
+    fn is_session(&self, id: &str) -> bool {
+        self.session.as_ref().is_some_and(|s| s.id == id)
+    }
+
+    fn poll(&mut self, now: Instant) {
+        let change = self.link.poll(now);
+        self.on_link(change);
+        let due = self
+            .session
+            .as_mut()
+            .map_or(Due::Nothing, |session| session.poll(now));
+        match due {
+            Due::Nothing => {}
+            Due::Start => self.start_encoding(),
+            Due::SendBye => {
+                if let Some(session) = &self.session {
+                    session.send_bye();
+                }
+            }
+            Due::Finished => self.end_session("end of stream", true),
+            Due::End(why) => self.end_session(why, true),
+        }
+    }
+
+    fn on_signalling(&mut self, now: Instant, event: signalling::Event) {
+        use signalling::Event;
+        match event {
+            Event::Up => {
+                self.link.on_up();
+                self.warned = false;
+                if let Some(sink) = self.sink.upgrade() {
+                    gst::info!(CAT, obj = sink, "registered at {}", self.link.uri());
+                }
+            }
+            Event::Error(text) => {
+                let change = self.link.on_error(now, &text);
+                self.on_link(change);
+            }
+            Event::SessionRequested {
+                session,
+                peer,
+                offer,
+            } => self.on_request(session, &peer, offer),
+            Event::SessionEnded(id) if self.is_session(&id) => {
+                self.end_session("the receiver ended it", false);
+            }
+            Event::Description {
+                session,
+                description,
+            } if self.is_session(&session) => self.on_answer(&description),
+            Event::Candidate {
+                session,
+                mline,
+                candidate,
+            } if self.is_session(&session) => {
+                if let Some(session) = &self.session {
+                    session.peer.add_candidate(mline, &candidate);
+                }
+            }
+            // Of another session, or for a consumer.
+            _ => {}
+        }
+    }
+
+    fn on_link(&mut self, change: Change) {
+        let Some(sink) = self.sink.upgrade() else {
+            return;
+        };
+        match change {
+            Change::Nothing => {}
+            Change::Trying(text) => {
+                if !std::mem::replace(&mut self.warned, true) {
+                    gst::element_warning!(
+                        sink,
+                        gst::ResourceError::OpenReadWrite,
+                        ("No signalling server at {} yet, trying on", self.link.uri()),
+                        ["{text}"]
+                    );
+                }
+            }
+            Change::Refused(text) => gst::warning!(CAT, obj = sink, "{text}"),
+            Change::Lost(text) => {
+                gst::warning!(CAT, obj = sink, "signalling server lost: {text}");
+                self.end_session("the signalling server is lost", false);
+            }
+            Change::GivenUp(text) => {
+                gst::element_error!(
+                    sink,
+                    gst::ResourceError::OpenReadWrite,
+                    (
+                        "Cannot reach the signalling server at {}: start one there, set signaller::uri, or set run-signalling-server",
+                        self.link.uri()
+                    ),
+                    ["{text}; connect-timeout says how long to try"]
+                );
+            }
+        }
+    }
+
+    fn on_request(&mut self, id: String, peer: &str, offer: bool) {
+        let Some(sink) = self.sink.upgrade() else {
+            return;
+        };
+        let refusal = if self.session.is_some() {
+            Some("there is a receiver already, and only one is served")
+        } else if self.gate.has_ended() {
+            Some("the stream has ended")
+        } else if offer {
+            Some("offers of receivers are not taken")
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            gst::warning!(CAT, obj = sink, "receiver {peer} refused: {why}");
+            self.shared.update(|s| s.refused += 1);
+            self.link.end_session(&id);
+            return;
+        }
+        gst::info!(CAT, obj = sink, "session {id} with receiver {peer}");
+        self.serial += 1;
+        if let Err(err) = self.begin_session(&sink, id.clone()) {
+            self.link.end_session(&id);
+            sink.post_error_message(err);
+        }
+    }
+
+    fn begin_session(
+        &mut self,
+        sink: &DualWebRtcSink,
+        id: String,
+    ) -> Result<(), gst::ErrorMessage> {
+        let serial = self.serial;
+        let (sender, drained) = (self.sender.clone(), self.sender.clone());
+        let session = Session::new(
+            id,
+            serial,
+            &self.settings,
+            if self.encoder_is_single() { 1 } else { 2 },
+            Arc::new(move |event| {
+                // Fails only when the worker is gone.
+                let _ = sender.send(Command::Peer(serial, event));
+            }),
+            move || {
+                let _ = drained.send(Command::Drained(serial));
+            },
+        )?;
+        let broken = |what: &str| gst::error_msg!(gst::CoreError::StateChange, ["{what}"]);
+        sink.add(&session.bin)
+            .map_err(|err| broken(&err.to_string()))?;
+        let started = session.bin.sync_state_with_parent();
+        session.peer.create_offer();
+        self.shared.update(|s| {
+            s.sessions += 1;
+            s.feedback = session.feedback.clone();
+        });
+        self.session = Some(session);
+        if started.is_err() {
+            self.end_session("webrtcbin does not start", true);
+            return Err(broken("webrtcbin does not start"));
+        }
+        Ok(())
+    }
+
+    fn encoder_is_single(&self) -> bool {
+        self.encoder.find_property("mode").is_some()
+            && mode_nick(&self.encoder).as_deref() == Some("single")
+    }
+
+    fn on_peer(&mut self, now: Instant, event: peer::Event) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        match event {
+            peer::Event::Created(offer) => {
+                if let Err(text) = self.send_offer(&offer) {
+                    self.end_session(&text, true);
+                }
+            }
+            peer::Event::RemoteSet => session.on_answered(),
+            peer::Event::Failed(text) => self.end_session(&text, true),
+            peer::Event::Candidate { mline, candidate } => {
+                self.link.send_candidate(&session.id, mline, &candidate);
+            }
+            peer::Event::Connection(state) => session.on_connection(now, state),
+            peer::Event::FirstRtcp => session.on_first_rtcp(),
+            // The receiver has no sources of its own.
+            peer::Event::Bye => {}
+        }
+    }
+
+    fn send_offer(&self, offer: &WebRTCSessionDescription) -> Result<(), String> {
+        let Some(session) = &self.session else {
+            return Ok(());
+        };
+        let text = sdp::offer_frame_complete(&peer::text(offer)?);
+        let offer = peer::parse(WebRTCSDPType::Offer, &text)?;
+        session.peer.set_local(&offer);
+        self.link.send_description(&session.id, &offer);
+        Ok(())
+    }
+
+    fn on_answer(&mut self, answer: &WebRTCSessionDescription) {
+        let (Some(session), Some(sink)) = (&mut self.session, self.sink.upgrade()) else {
+            return;
+        };
+        if answer.type_() != WebRTCSDPType::Answer || session.phase != Phase::Negotiating {
+            gst::warning!(
+                CAT,
+                obj = sink,
+                "a description that was not asked for is ignored"
+            );
+            return;
+        }
+        let text = match peer::text(answer) {
+            Ok(text) => text,
+            Err(err) => return self.end_session(&err, true),
+        };
+        let dual = sdp::dual_accepted(&text);
+        if dual == Err(sdp::NotDual::FirstRefused) {
+            return self.end_session("the receiver does not take H.264", true);
+        }
+        session.set_dual(dual);
+        if session.streams() == 1 {
+            session.dual = Err("the encoder's mode is single".into());
+        }
+        match &session.dual {
+            Ok(()) => gst::info!(CAT, obj = sink, "the receiver takes dual stream"),
+            Err(why) => gst::info!(CAT, obj = sink, "single stream: {why}"),
+        }
+        session.peer.set_remote(answer);
+    }
+
+    /// The receiver is ready: pictures go to the encoder from here on.
+    fn start_encoding(&mut self) {
+        let (Some(session), Some(sink)) = (&self.session, self.sink.upgrade()) else {
+            return;
+        };
+        gst::info!(CAT, obj = sink, "the receiver is ready");
+        if session.dual.is_err() && !self.encoder_is_single() && self.encoder.has_property("mode") {
+            self.user_mode = mode_nick(&self.encoder);
+            self.encoder.set_property_from_str("mode", "single");
+        }
+        let linked = (0..session.streams())
+            .try_for_each(|index| {
+                self.encoder.link_pads(
+                    Some(&format!("src_{index}")),
+                    &session.bin,
+                    Some(&format!("sink_{index}")),
+                )
+            })
+            .and_then(|()| {
+                self.encoder.set_base_time_of(&sink);
+                self.encoder.set_locked_state(false);
+                self.encoder.sync_state_with_parent()
+            })
+            .and_then(|()| self.gate.link(&self.encoder));
+        match linked {
+            Ok(()) => {
+                // Without it the RTP session gives no time in its reports.
+                session
+                    .peer
+                    .webrtcbin()
+                    .send_event(gst::event::Latency::new(gst::ClockTime::ZERO));
+                self.gate.set_mode(Mode::Pass);
+            }
+            Err(err) => {
+                gst::element_error!(sink, gst::CoreError::StateChange, ["encoder: {err}"]);
+                self.end_session("the encoder does not start", true);
+            }
+        }
+    }
+
+    fn end_session(&mut self, why: &str, tell_peer: bool) {
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        let Some(sink) = self.sink.upgrade() else {
+            return;
+        };
+        gst::info!(CAT, obj = sink, "session {} ends: {why}", session.id);
+        if !matches!(
+            session.phase,
+            Phase::Negotiating | Phase::Connecting | Phase::Connected { .. }
+        ) {
+            self.gate.set_mode(Mode::Drop);
+        }
+        if tell_peer {
+            self.link.end_session(&session.id);
+        }
+        // First what is downstream: it lets go of the streaming threads.
+        let _ = session.bin.set_state(gst::State::Null);
+        self.encoder.set_locked_state(true);
+        let _ = self.encoder.set_state(gst::State::Ready);
+        self.gate.unlink(&self.encoder);
+        self.encoder.unlink(&session.bin);
+        if let Err(err) = sink.remove(&session.bin) {
+            gst::warning!(CAT, obj = sink, "{err}");
+        }
+        if let Some(mode) = self.user_mode.take() {
+            self.encoder.set_property_from_str("mode", &mode);
+        }
+        self.shared.update(|s| s.feedback.clear());
+        drop(session);
+        if let Some(seqnum) = self.pending_eos.take() {
+            post_eos(&sink, seqnum);
+        }
+    }
+
+    fn on_eos(&mut self, now: Instant, eos: Eos) {
+        let Some(sink) = self.sink.upgrade() else {
+            return;
+        };
+        match &mut self.session {
+            Some(session) if eos.passed && session.phase == Phase::Running => {
+                self.pending_eos = Some(eos.seqnum);
+                session.on_eos(now);
+            }
+            _ => {
+                self.end_session("end of stream", true);
+                post_eos(&sink, eos.seqnum);
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let session = self.session.as_ref();
+        self.shared.update(|s| {
+            s.signalling = self.link.is_up();
+            s.session = session.map_or("none", |session| session.phase.nick());
+            s.connection = session.map_or("none", |session| {
+                glib::EnumValue::from_value(&session.connection.to_value())
+                    .map_or("unknown", |(_, value)| value.nick())
+            });
+            s.dual = session.is_some_and(|session| session.dual.is_ok());
+            s.reason = match session.map(|session| &session.dual) {
+                None => "no receiver".into(),
+                Some(Ok(())) => String::new(),
+                Some(Err(why)) => why.clone(),
+            };
+        });
+    }
+}
+
+/// What a bin does for its children when it starts them itself.
+trait BaseTime {
+    fn set_base_time_of(&self, parent: &DualWebRtcSink);
+}
+
+impl BaseTime for gst::Element {
+    fn set_base_time_of(&self, parent: &DualWebRtcSink) {
+        if let Some(base_time) = parent.base_time() {
+            self.set_base_time(base_time);
+        }
+    }
+}
+
+fn mode_nick(encoder: &gst::Element) -> Option<String> {
+    let value = encoder.property_value("mode");
+    glib::EnumValue::from_value(&value).map(|(_, value)| value.nick().to_owned())
+}
+
+fn post_eos(sink: &DualWebRtcSink, seqnum: gst::Seqnum) {
+    let message = gst::message::Eos::builder()
+        .src(sink)
+        .seqnum(seqnum)
+        .build();
+    // Nobody listens: nobody is told.
+    let _ = sink.post_message(message);
+}

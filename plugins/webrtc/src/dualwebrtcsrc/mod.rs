@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MPL-2.0
+use gst::glib;
+use gst::prelude::*;
+
+mod imp;
+mod session;
+mod stats;
+mod worker;
+
+glib::wrapper! {
+    pub struct DualWebRtcSrc(ObjectSubclass<imp::DualWebRtcSrc>)
+        @extends gst::Bin, gst::Element, gst::Object,
+        @implements gst::ChildProxy;
+}
+
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(
+        Some(plugin),
+        "dualwebrtcsrc",
+        gst::Rank::NONE,
+        DualWebRtcSrc::static_type(),
+    )
+}

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: MPL-2.0
+//! One producer: webrtcbin and what stands between it and the decoder, in a
+//! bin that is made for the session and removed with it.
+//!
+//! ```text
+//! [ webrtcbin -> rtcpiframefeedback -> rtph264depay ] -> decoder.sink_i
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gst::glib;
+use gst::prelude::*;
+use gst_webrtc::{WebRTCPeerConnectionState, WebRTCRTPTransceiver};
+
+use super::imp::CAT;
+use super::stats::Shared;
+use crate::peer::{Activity, Peer, Post};
+use crate::properties::Settings;
+use crate::requirements::make;
+use crate::{rtp, sdp};
+
+/// From the request to a connection.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
+/// A producer that sends nothing this long is gone.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// ICE may find the peer again within this time.
+const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(5);
+/// From connected on a report is sent this often until packets come in.
+const REPORT_INTERVAL: Duration = Duration::from_millis(50);
+/// So often at most: a producer that has no picture yet is silent.
+const MAX_REPORTS: u32 = 40;
+/// What the jitter buffers hold when the producer says BYE gets this much
+/// more time than their latency.
+const DRAIN_MARGIN: Duration = Duration::from_millis(100);
+/// The dual stream is two; a peer with more is not ours.
+const STREAMS: usize = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Until the offer is answered.
+    Negotiating,
+    Connecting,
+    /// Connected, no packet yet.
+    Connected {
+        report_at: Instant,
+        reports: u32,
+    },
+    Running,
+    /// The producer said BYE.
+    Draining {
+        until: Instant,
+    },
+}
+
+impl Phase {
+    pub fn nick(self) -> &'static str {
+        match self {
+            Self::Negotiating => "negotiating",
+            Self::Connecting => "connecting",
+            Self::Connected { .. } => "connected",
+            Self::Running => "running",
+            Self::Draining { .. } => "draining",
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    Nothing,
+    Report,
+    /// The stream is at its end.
+    Finished,
+    End(&'static str),
+}
+
+/// What the offer says of its media, once it is there.
+type Offered = Arc<Mutex<Vec<sdp::Media>>>;
+
+pub struct Session {
+    pub id: String,
+    pub serial: u64,
+    pub bin: gst::Bin,
+    pub peer: Peer,
+    pub phase: Phase,
+    pub connection: WebRTCPeerConnectionState,
+    /// The offer as text, until it is answered.
+    pub offer: String,
+    offered: Offered,
+    created: Instant,
+    latency: Duration,
+    disconnected: Option<Instant>,
+    /// A media packet has come in.
+    media: Arc<AtomicBool>,
+}
+
+impl Session {
+    pub fn new(
+        id: String,
+        serial: u64,
+        settings: &Settings,
+        latency: u32,
+        decoder: &gst::Element,
+        shared: &Arc<Shared>,
+        post: Post,
+    ) -> Result<Self, gst::ErrorMessage> {
+        let peer = Peer::new(settings, post)?;
+        peer.webrtcbin().set_property("latency", latency);
+        let bin = gst::Bin::with_name(&format!("session-{serial}"));
+        bin.add(peer.webrtcbin())
+            .map_err(|err| gst::error_msg!(gst::CoreError::Failed, ["{err}"]))?;
+        let session = Self {
+            id,
+            serial,
+            bin,
+            peer,
+            phase: Phase::Negotiating,
+            connection: WebRTCPeerConnectionState::New,
+            offer: String::new(),
+            offered: Arc::default(),
+            created: Instant::now(),
+            latency: Duration::from_millis(latency.into()),
+            disconnected: None,
+            media: Arc::default(),
+        };
+        session.prefer();
+        session.take_streams(decoder, shared);
+        Ok(session)
+    }
+
+    /// Each transceiver answers H.264 with the extensions that were offered.
+    fn prefer(&self) {
+        let offered = self.offered.clone();
+        self.peer
+            .webrtcbin()
+            .connect("on-new-transceiver", false, move |values| {
+                let transceiver: WebRTCRTPTransceiver = values[1].get().ok()?;
+                let mline = usize::try_from(transceiver.mlineindex()).ok()?;
+                let media = offered.lock().unwrap().get(mline).cloned()?;
+                if media.video && !media.h264.is_empty() {
+                    transceiver.set_property("do-nack", true);
+                    transceiver
+                        .set_property("codec-preferences", rtp::answer_caps(&media.extensions));
+                }
+                None
+            });
+    }
+
+    /// Links what comes out of webrtcbin, in its own thread: data follows
+    /// at once.
+    fn take_streams(&self, decoder: &gst::Element, shared: &Arc<Shared>) {
+        let streams = Streams {
+            bin: self.bin.downgrade(),
+            decoder: decoder.downgrade(),
+            offered: self.offered.clone(),
+            shared: shared.clone(),
+            activity: self.peer.activity().clone(),
+            media: self.media.clone(),
+        };
+        self.peer.webrtcbin().connect_pad_added(move |_, pad| {
+            if pad.direction() == gst::PadDirection::Src
+                && let Err(why) = streams.take(pad)
+                && let Some(bin) = streams.bin.upgrade()
+            {
+                gst::warning!(CAT, obj = bin, "{} is not used: {why}", pad.name());
+                let _ = discard(&bin, pad);
+            }
+        });
+    }
+
+    pub fn set_offer(&mut self, text: String) {
+        *self.offered.lock().unwrap() = sdp::media(&text);
+        self.offer = text;
+    }
+
+    pub fn on_answered(&mut self) {
+        if self.phase == Phase::Negotiating {
+            self.phase = Phase::Connecting;
+        }
+    }
+
+    pub fn on_connection(&mut self, now: Instant, state: WebRTCPeerConnectionState) {
+        self.connection = state;
+        self.disconnected = match state {
+            WebRTCPeerConnectionState::Disconnected | WebRTCPeerConnectionState::Failed => {
+                self.disconnected.or(Some(now))
+            }
+            _ => None,
+        };
+        if state == WebRTCPeerConnectionState::Connected
+            && matches!(self.phase, Phase::Negotiating | Phase::Connecting)
+        {
+            self.peer.activity().touch();
+            self.phase = Phase::Connected {
+                report_at: now,
+                reports: 0,
+            };
+        }
+    }
+
+    pub fn on_bye(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Running | Phase::Connected { .. }) {
+            self.phase = Phase::Draining {
+                until: now + self.latency + DRAIN_MARGIN,
+            };
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. })
+    }
+
+    fn gone_at(&self) -> (Instant, &'static str) {
+        let silent = (
+            self.peer.activity().last() + SILENCE_TIMEOUT,
+            "the producer is silent",
+        );
+        match self.disconnected {
+            Some(since) if since + DISCONNECTED_TIMEOUT < silent.0 => {
+                (since + DISCONNECTED_TIMEOUT, "the connection is lost")
+            }
+            _ => silent,
+        }
+    }
+
+    pub fn deadline(&self) -> Instant {
+        match self.phase {
+            Phase::Negotiating | Phase::Connecting => self.created + SETUP_TIMEOUT,
+            Phase::Connected { report_at, .. } => report_at.min(self.gone_at().0),
+            Phase::Running => self.gone_at().0,
+            Phase::Draining { until } => until,
+        }
+    }
+
+    pub fn poll(&mut self, now: Instant) -> Due {
+        if now < self.deadline() {
+            return Due::Nothing;
+        }
+        match self.phase {
+            Phase::Negotiating | Phase::Connecting => Due::End("no connection came about"),
+            Phase::Draining { .. } => Due::Finished,
+            Phase::Connected { .. } if self.media.load(Ordering::Relaxed) => {
+                self.phase = Phase::Running;
+                Due::Nothing
+            }
+            Phase::Connected { reports, .. } if now < self.gone_at().0 => {
+                let interval = if reports < MAX_REPORTS {
+                    REPORT_INTERVAL
+                } else {
+                    // Seldom, as a sign of life.
+                    Duration::from_secs(1)
+                };
+                self.phase = Phase::Connected {
+                    report_at: now + interval,
+                    reports: reports.saturating_add(1),
+                };
+                Due::Report
+            }
+            Phase::Connected { .. } | Phase::Running => {
+                // What came in meanwhile may have moved it.
+                let (at, why) = self.gone_at();
+                if now >= at {
+                    Due::End(why)
+                } else {
+                    Due::Nothing
+                }
+            }
+        }
+    }
+}
+
+struct Streams {
+    bin: glib::WeakRef<gst::Bin>,
+    decoder: glib::WeakRef<gst::Element>,
+    offered: Offered,
+    shared: Arc<Shared>,
+    activity: Arc<Activity>,
+    media: Arc<AtomicBool>,
+}
+
+impl Streams {
+    /// Which of the two streams a pad is: H.264 sections in their order.
+    fn index(&self, pad: &gst::Pad) -> Result<usize, String> {
+        let transceiver: Option<WebRTCRTPTransceiver> = pad.property("transceiver");
+        let mline = transceiver
+            .and_then(|t| usize::try_from(t.mlineindex()).ok())
+            .ok_or("it has no media section")?;
+        let offered = self.offered.lock().unwrap();
+        let is_h264 = |m: &sdp::Media| m.video && !m.h264.is_empty();
+        if !offered.get(mline).is_some_and(is_h264) {
+            return Err("it is not H.264".into());
+        }
+        let index = offered[..mline].iter().filter(|m| is_h264(m)).count();
+        if index < STREAMS {
+            Ok(index)
+        } else {
+            Err("there are two streams already".into())
+        }
+    }
+
+    fn take(&self, pad: &gst::Pad) -> Result<(), String> {
+        let (Some(bin), Some(decoder)) = (self.bin.upgrade(), self.decoder.upgrade()) else {
+            return Err("the session is over".into());
+        };
+        let index = self.index(pad)?;
+        let sink = decoder
+            .static_pad(&format!("sink_{index}"))
+            .filter(|sink| !sink.is_linked())
+            .ok_or("the decoder has no free pad for it")?;
+        let made =
+            |factory: &str, name: String| make(factory, &name).map_err(|err| format!("{err:?}"));
+        let feedback = made("rtcpiframefeedback", format!("feedback-{index}"))?;
+        feedback.set_property("stream", index as u32);
+        let depay = made("rtph264depay", format!("depay-{index}"))?;
+        let broken = |err: glib::BoolError| err.to_string();
+        let chain = [&feedback, &depay];
+        bin.add_many(chain).map_err(broken)?;
+        gst::Element::link_many(chain).map_err(broken)?;
+        let out = depay
+            .static_pad("src")
+            .ok_or("rtph264depay has no pad src")?;
+        let ghost = gst::GhostPad::builder_with_target(&out)
+            .map_err(broken)?
+            .name(format!("src_{index}"))
+            .build();
+        ghost.set_active(true).map_err(broken)?;
+        bin.add_pad(&ghost).map_err(broken)?;
+        ghost.link(&sink).map_err(|err| err.to_string())?;
+        for element in chain {
+            element.sync_state_with_parent().map_err(broken)?;
+        }
+        let entry = feedback
+            .static_pad("sink")
+            .ok_or("rtcpiframefeedback has no pad sink")?;
+        pad.link(&entry).map_err(|err| err.to_string())?;
+        let (activity, media) = (self.activity.clone(), self.media.clone());
+        pad.add_probe(
+            gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST,
+            move |_, _| {
+                activity.touch();
+                media.store(true, Ordering::Relaxed);
+                gst::PadProbeReturn::Ok
+            },
+        );
+        self.shared.update(|s| s.streams.push((index, feedback)));
+        Ok(())
+    }
+}
+
+/// An unlinked pad would stop its jitter buffer with an error.
+fn discard(bin: &gst::Bin, pad: &gst::Pad) -> Result<(), glib::BoolError> {
+    let sink = gst::ElementFactory::make("fakesink")
+        .property("sync", false)
+        .property("async", false)
+        .build()?;
+    bin.add(&sink)?;
+    sink.sync_state_with_parent()?;
+    let entry = sink
+        .static_pad("sink")
+        .ok_or_else(|| glib::bool_error!("fakesink has no pad sink"))?;
+    pad.link(&entry).map_err(|err| glib::bool_error!("{err}"))?;
+    Ok(())
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What the worker thread shows of itself.
+
+use std::sync::Mutex;
+
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub session: &'static str,
+    pub connection: &'static str,
+    pub signalling: bool,
+    pub producer: String,
+    pub sessions: u64,
+    pub streams: Vec<(usize, gst::Element)>,
+}
+
+#[derive(Debug, Default)]
+pub struct Shared(Mutex<Snapshot>);
+
+impl Shared {
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.0.lock().unwrap());
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.lock().unwrap().clone()
+    }
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MPL-2.0
+//! webrtcbin with its signals as events for the worker thread, for sender and
+//! receiver.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gst::glib;
+use gst::prelude::*;
+use gst_webrtc::{WebRTCPeerConnectionState, WebRTCSDPType, WebRTCSessionDescription};
+
+use crate::properties::Settings;
+use crate::{requirements, rtp};
+
+#[derive(Debug)]
+pub enum Event {
+    /// An offer or an answer was made.
+    Created(WebRTCSessionDescription),
+    /// The peer's description is in place.
+    RemoteSet,
+    /// webrtcbin refused something.
+    Failed(String),
+    Candidate {
+        mline: u32,
+        candidate: String,
+    },
+    Connection(WebRTCPeerConnectionState),
+    /// The first RTCP packet came in: both ways are open.
+    FirstRtcp,
+    /// The peer ended one of its sources.
+    Bye,
+}
+
+pub type Post = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// When something last came in from the peer.
+#[derive(Debug)]
+pub struct Activity {
+    start: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            last_ms: AtomicU64::new(0),
+        }
+    }
+
+    pub fn touch(&self) {
+        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(ms, Ordering::Relaxed);
+    }
+
+    pub fn last(&self) -> Instant {
+        self.start + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
+    }
+}
+
+pub struct Peer {
+    webrtcbin: gst::Element,
+    activity: Arc<Activity>,
+    /// The RTP session's element, once there is one.
+    session: Arc<Mutex<Option<gst::Element>>>,
+    post: Post,
+}
+
+impl Peer {
+    pub fn new(settings: &Settings, post: Post) -> Result<Self, gst::ErrorMessage> {
+        let webrtcbin = requirements::make("webrtcbin", "webrtcbin")?;
+        webrtcbin.set_property_from_str("bundle-policy", "max-bundle");
+        if let Some(stun) = &settings.stun_server {
+            webrtcbin.set_property("stun-server", stun);
+        }
+        for turn in &settings.turn_servers {
+            if !webrtcbin.emit_by_name::<bool>("add-turn-server", &[turn]) {
+                return Err(gst::error_msg!(
+                    gst::ResourceError::Settings,
+                    ("Not a TURN server URI: {turn}"),
+                    ["turn(s)://username:password@host:port"]
+                ));
+            }
+        }
+        let peer = Self {
+            webrtcbin,
+            activity: Arc::new(Activity::new()),
+            session: Arc::default(),
+            post,
+        };
+        peer.connect_signals();
+        Ok(peer)
+    }
+
+    fn connect_signals(&self) {
+        let post = self.post.clone();
+        self.webrtcbin
+            .connect("on-ice-candidate", false, move |values| {
+                if let (Ok(mline), Ok(candidate)) = (values[1].get(), values[2].get()) {
+                    post(Event::Candidate { mline, candidate });
+                }
+                None
+            });
+        let post = self.post.clone();
+        self.webrtcbin
+            .connect_notify(Some("connection-state"), move |webrtcbin, _| {
+                post(Event::Connection(webrtcbin.property("connection-state")));
+            });
+        let Some(rtpbin) = self
+            .webrtcbin
+            .downcast_ref::<gst::Bin>()
+            .and_then(|bin| bin.by_name("rtpbin"))
+            .and_then(|rtpbin| rtpbin.downcast::<gst::Bin>().ok())
+        else {
+            return;
+        };
+        rtpbin.connect("new-jitterbuffer", false, |values| {
+            // The standby sends when it likes: a packet that does not come on
+            // time is not a lost one.
+            if let Ok(jitterbuffer) = values[1].get::<gst::Element>()
+                && jitterbuffer.has_property("rtx-next-seqnum")
+            {
+                jitterbuffer.set_property("rtx-next-seqnum", false);
+            }
+            None
+        });
+        let (post, activity, session) = (
+            self.post.clone(),
+            self.activity.clone(),
+            Arc::downgrade(&self.session),
+        );
+        rtpbin.connect_element_added(move |_, element| {
+            if element.factory().is_none_or(|f| f.name() != "rtpsession") {
+                return;
+            }
+            if let Some(session) = session.upgrade() {
+                *session.lock().unwrap() = Some(element.clone());
+            }
+            prepare_session(element, &post, &activity);
+        });
+    }
+
+    pub fn webrtcbin(&self) -> &gst::Element {
+        &self.webrtcbin
+    }
+
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    pub fn create_offer(&self) {
+        self.create("create-offer", "offer");
+    }
+
+    pub fn create_answer(&self) {
+        self.create("create-answer", "answer");
+    }
+
+    fn create(&self, signal: &str, field: &'static str) {
+        let post = self.post.clone();
+        let promise = gst::Promise::with_change_func(move |reply| {
+            post(match description(reply, field) {
+                Ok(description) => Event::Created(description),
+                Err(text) => Event::Failed(format!("no {field}: {text}")),
+            });
+        });
+        self.webrtcbin
+            .emit_by_name::<()>(signal, &[&None::<gst::Structure>, &promise]);
+    }
+
+    pub fn set_local(&self, description: &WebRTCSessionDescription) {
+        self.set("set-local-description", description, None);
+    }
+
+    pub fn set_remote(&self, description: &WebRTCSessionDescription) {
+        self.set("set-remote-description", description, Some(()));
+    }
+
+    fn set(&self, signal: &'static str, description: &WebRTCSessionDescription, tell: Option<()>) {
+        let post = self.post.clone();
+        let promise = gst::Promise::with_change_func(move |reply| match failure(reply) {
+            Some(text) => post(Event::Failed(format!("{signal}: {text}"))),
+            None if tell.is_some() => post(Event::RemoteSet),
+            None => {}
+        });
+        self.webrtcbin
+            .emit_by_name::<()>(signal, &[description, &promise]);
+    }
+
+    pub fn add_candidate(&self, mline: u32, candidate: &str) {
+        self.webrtcbin
+            .emit_by_name::<()>("add-ice-candidate", &[&mline, &candidate]);
+    }
+
+    /// Sends a receiver report at once, so that the peer knows that its
+    /// packets would arrive. Only once connected: blocks before.
+    pub fn send_report(&self) {
+        self.send_rtcp(rtp::receiver_report);
+    }
+
+    pub fn send_bye(&self, sources: &[u32]) {
+        self.send_rtcp(|own| rtp::bye(own, sources));
+    }
+
+    fn send_rtcp(&self, make: impl FnOnce(u32) -> Vec<u8>) {
+        let Some(session) = self.session.lock().unwrap().clone() else {
+            return;
+        };
+        let Some(pad) = session.static_pad("send_rtcp_src") else {
+            return;
+        };
+        let internal = session.property::<glib::Object>("internal-session");
+        let packet = make(internal.property("internal-ssrc"));
+        if pad.current_caps().is_none() {
+            // The session does the same before its first own packet.
+            pad.push_event(gst::event::StreamStart::new(&format!(
+                "{}/rtcp",
+                session.name()
+            )));
+            pad.push_event(gst::event::Caps::new(&gst::Caps::new_empty_simple(
+                "application/x-rtcp",
+            )));
+            pad.push_event(gst::event::Segment::new(&gst::FormattedSegment::<
+                gst::ClockTime,
+            >::new()));
+        }
+        // A transport that is going away drops it.
+        let _ = pad.push(gst::Buffer::from_mut_slice(packet));
+    }
+}
+
+/// Feedback at once, and word of what comes in.
+fn prepare_session(element: &gst::Element, post: &Post, activity: &Arc<Activity>) {
+    let internal = element.property::<glib::Object>("internal-session");
+    internal.set_property("rtcp-min-interval", 0u64);
+    let (first, post_rtcp, seen) = (AtomicBool::new(true), post.clone(), activity.clone());
+    internal.connect("on-receiving-rtcp", false, move |_| {
+        seen.touch();
+        if first.swap(false, Ordering::Relaxed) {
+            post_rtcp(Event::FirstRtcp);
+        }
+        None
+    });
+    let post = post.clone();
+    internal.connect("on-bye-ssrc", false, move |_| {
+        post(Event::Bye);
+        None
+    });
+}
+
+type Reply<'a> = Result<Option<&'a gst::StructureRef>, gst::PromiseError>;
+
+fn failure(reply: Reply<'_>) -> Option<String> {
+    match reply {
+        Ok(Some(s)) => s.get::<glib::Error>("error").ok().map(|e| e.to_string()),
+        Ok(None) => None,
+        Err(err) => Some(format!("{err:?}")),
+    }
+}
+
+fn description(reply: Reply<'_>, field: &str) -> Result<WebRTCSessionDescription, String> {
+    if let Some(text) = failure(reply) {
+        return Err(text);
+    }
+    match reply {
+        Ok(Some(s)) => s.get(field).map_err(|err| err.to_string()),
+        _ => Err("empty reply".into()),
+    }
+}
+
+pub fn text(description: &WebRTCSessionDescription) -> Result<String, String> {
+    description.sdp().as_text().map_err(|err| err.to_string())
+}
+
+pub fn parse(kind: WebRTCSDPType, text: &str) -> Result<WebRTCSessionDescription, String> {
+    let sdp = gst_sdp::SDPMessage::parse_buffer(text.as_bytes()).map_err(|err| err.to_string())?;
+    Ok(WebRTCSessionDescription::new(kind, sdp))
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Properties that sender and receiver have in common.
+
+use std::time::Duration;
+
+use gst::glib;
+use gst::prelude::*;
+use gstrswebrtc::signaller::Signallable;
+
+use crate::server::{self, SignallingServer};
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub signaller: Option<Signallable>,
+    pub stun_server: Option<String>,
+    pub turn_servers: Vec<String>,
+    pub run_server: bool,
+    pub server_host: String,
+    pub server_port: u16,
+    /// In ms, 0 for ever.
+    pub connect_timeout: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            signaller: None,
+            stun_server: None,
+            turn_servers: Vec::new(),
+            run_server: false,
+            server_host: "0.0.0.0".into(),
+            server_port: 8443,
+            connect_timeout: 20_000,
+        }
+    }
+}
+
+impl Settings {
+    pub fn connect_timeout(&self) -> Option<Duration> {
+        (self.connect_timeout > 0).then(|| Duration::from_millis(self.connect_timeout.into()))
+    }
+
+    /// The embedded server, if it is wanted; the signaller is pointed to it.
+    pub fn start_server(&self) -> Result<Option<SignallingServer>, gst::ErrorMessage> {
+        if !self.run_server {
+            return Ok(None);
+        }
+        let server =
+            SignallingServer::start(&self.server_host, self.server_port).map_err(|err| {
+                gst::error_msg!(
+                    gst::ResourceError::OpenReadWrite,
+                    (
+                        "The signalling server cannot listen on {}:{}: {err}",
+                        self.server_host,
+                        self.server_port
+                    ),
+                    ["set signalling-server-port to a free port (0 takes any), or unset run-signalling-server if one is running"]
+                )
+            })?;
+        if let Some(signaller) = &self.signaller
+            && signaller.find_property("uri").is_some()
+        {
+            signaller.set_property("uri", server::local_uri(&self.server_host, server.port()));
+        }
+        Ok(Some(server))
+    }
+
+    pub fn specs() -> Vec<glib::ParamSpec> {
+        let default = Self::default();
+        vec![
+            // Not of the interface's type, which may only be registered once
+            // it is needed: the rswebrtc plugin has one of the same name.
+            glib::ParamSpecObject::builder::<glib::Object>("signaller")
+                .nick("Signaller")
+                .blurb("Object with the interface GstRSWebRTCSignallableIface that exchanges session descriptions; the default one speaks to a gst-plugins-rs signalling server at its property uri")
+                .construct_only()
+                .build(),
+            glib::ParamSpecString::builder("stun-server")
+                .nick("STUN Server")
+                .blurb("STUN server as stun://host:port; none is needed on one machine or one network")
+                .default_value(default.stun_server.as_deref())
+                .mutable_ready()
+                .build(),
+            gst::ParamSpecArray::builder("turn-servers")
+                .nick("TURN Servers")
+                .blurb("TURN servers, each as turn(s)://username:password@host:port")
+                .element_spec(
+                    &glib::ParamSpecString::builder("turn-server")
+                        .nick("TURN Server")
+                        .blurb("TURN server as turn(s)://username:password@host:port")
+                        .build(),
+                )
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecBoolean::builder("run-signalling-server")
+                .nick("Run Signalling Server")
+                .blurb("Run a signalling server inside this element and use it; the signaller's uri is set to it")
+                .default_value(default.run_server)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecString::builder("signalling-server-host")
+                .nick("Signalling Server Host")
+                .blurb("Address the embedded signalling server listens on; 0.0.0.0 is every IPv4 address of this machine")
+                .default_value(default.server_host.as_str())
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt::builder("signalling-server-port")
+                .nick("Signalling Server Port")
+                .blurb("TCP port the embedded signalling server listens on; 0 takes a free one, which signaller::uri then shows")
+                .maximum(u16::MAX.into())
+                .default_value(default.server_port.into())
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt::builder("connect-timeout")
+                .nick("Connect Timeout")
+                .blurb("How long to try to reach the signalling server, at the start and when it was lost, before it is an error, in ms; 0 tries for ever")
+                .default_value(default.connect_timeout)
+                .mutable_ready()
+                .build(),
+        ]
+    }
+
+    /// False if the property is not one of these.
+    pub fn set(&mut self, name: &str, value: &glib::Value) -> bool {
+        match name {
+            "stun-server" => self.stun_server = value.get().expect("type checked upstream"),
+            "turn-servers" => {
+                let array: gst::Array = value.get().expect("type checked upstream");
+                self.turn_servers = array
+                    .iter()
+                    .filter_map(|v| v.get::<Option<String>>().ok().flatten())
+                    .collect();
+            }
+            "run-signalling-server" => {
+                self.run_server = value.get().expect("type checked upstream");
+            }
+            "signalling-server-host" => {
+                self.server_host = value
+                    .get::<Option<String>>()
+                    .expect("type checked upstream")
+                    .unwrap_or_else(|| Self::default().server_host);
+            }
+            "signalling-server-port" => {
+                let port: u32 = value.get().expect("type checked upstream");
+                // The maximum of the property.
+                self.server_port = port as u16;
+            }
+            "connect-timeout" => {
+                self.connect_timeout = value.get().expect("type checked upstream");
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    pub fn get(&self, name: &str) -> Option<glib::Value> {
+        Some(match name {
+            "signaller" => self
+                .signaller
+                .as_ref()
+                .map(|s| s.upcast_ref::<glib::Object>().clone())
+                .to_value(),
+            "stun-server" => self.stun_server.to_value(),
+            "turn-servers" => gst::Array::new(self.turn_servers.iter()).to_value(),
+            "run-signalling-server" => self.run_server.to_value(),
+            "signalling-server-host" => self.server_host.to_value(),
+            "signalling-server-port" => u32::from(self.server_port).to_value(),
+            "connect-timeout" => self.connect_timeout.to_value(),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What dual stream needs of session descriptions, as text: webrtcbin 1.22
+//! writes only the feedback types it knows, so `x-iframe-complete` is put in
+//! and read here.
+
+use std::fmt;
+
+use crate::rtp;
+
+/// RTCP feedback type under which "frame complete" is negotiated.
+pub const FRAME_COMPLETE: &str = "x-iframe-complete";
+
+/// One media section, as far as it matters here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Media {
+    pub video: bool,
+    /// Not refused (port 0) and not inactive.
+    pub accepted: bool,
+    /// Payload types that are H.264.
+    pub h264: Vec<u8>,
+    /// Header extensions that we know: id and URI.
+    pub extensions: Vec<(u16, &'static str)>,
+    /// Payload types with `x-iframe-complete`.
+    frame_complete: Vec<u8>,
+}
+
+impl Media {
+    pub fn has_extension(&self, uri: &str) -> bool {
+        self.extensions.iter().any(|(_, known)| *known == uri)
+    }
+
+    /// "Frame complete" is negotiated for H.264.
+    pub fn has_frame_complete(&self) -> bool {
+        self.h264.iter().any(|pt| self.frame_complete.contains(pt))
+    }
+}
+
+/// Why a peer gets a single stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotDual {
+    FirstRefused,
+    SecondRefused,
+    NoFrameExtension,
+    NoFrameComplete,
+}
+
+impl fmt::Display for NotDual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FirstRefused => "the peer refused the first H.264 stream",
+            Self::SecondRefused => "the peer refused the second stream",
+            Self::NoFrameExtension => "the peer did not take the header extension",
+            Self::NoFrameComplete => "the peer does not send frame-complete messages",
+        })
+    }
+}
+
+/// The payload type at the head of `96 something`, as in rtpmap and rtcp-fb.
+fn payload_and_rest(value: &str) -> Option<(u8, &str)> {
+    let (pt, rest) = value.split_once(' ')?;
+    Some((pt.parse().ok()?, rest.trim()))
+}
+
+/// The media sections of a description. Lines that make no sense are passed
+/// over: webrtcbin refuses what it cannot use.
+pub fn media(sdp: &str) -> Vec<Media> {
+    let mut sections: Vec<Media> = Vec::new();
+    for line in sdp.lines() {
+        if let Some(value) = line.strip_prefix("m=") {
+            let mut words = value.split_ascii_whitespace();
+            sections.push(Media {
+                video: words.next() == Some("video"),
+                accepted: words.next().is_some_and(|port| port != "0"),
+                ..Media::default()
+            });
+            continue;
+        }
+        let Some(section) = sections.last_mut() else {
+            continue;
+        };
+        if let Some(value) = line.strip_prefix("a=rtpmap:") {
+            if let Some((pt, rest)) = payload_and_rest(value)
+                && rest
+                    .split('/')
+                    .next()
+                    .is_some_and(|name| name.eq_ignore_ascii_case("H264"))
+            {
+                section.h264.push(pt);
+            }
+        } else if let Some(value) = line.strip_prefix("a=rtcp-fb:") {
+            if let Some((pt, rest)) = payload_and_rest(value)
+                && rest == FRAME_COMPLETE
+            {
+                section.frame_complete.push(pt);
+            }
+        } else if let Some(value) = line.strip_prefix("a=extmap:") {
+            // <id>[/<direction>] <uri> [attributes]
+            let mut words = value.split_ascii_whitespace();
+            let id = words
+                .next()
+                .and_then(|w| w.split('/').next())
+                .and_then(|id| id.parse().ok());
+            let uri = words
+                .next()
+                .and_then(|uri| rtp::EXTENSIONS.iter().find(|(_, known)| *known == uri));
+            if let (Some(id), Some((_, uri))) = (id, uri) {
+                section.extensions.push((id, uri));
+            }
+        } else if line == "a=inactive" {
+            section.accepted = false;
+        }
+    }
+    sections
+}
+
+/// Says for every H.264 payload type of an offer that we understand
+/// "frame complete".
+pub fn offer_frame_complete(offer: &str) -> String {
+    add_frame_complete(offer, |_, _| true)
+}
+
+/// Takes in an answer what the offer says of "frame complete".
+pub fn answer_frame_complete(answer: &str, offer: &str) -> String {
+    let offered = media(offer);
+    add_frame_complete(answer, |index, pt| {
+        offered
+            .get(index)
+            .is_some_and(|m| m.frame_complete.contains(&pt))
+    })
+}
+
+fn add_frame_complete(sdp: &str, wanted: impl Fn(usize, u8) -> bool) -> String {
+    let sections = media(sdp);
+    let mut out = String::with_capacity(sdp.len() + 64);
+    // Number of m-lines read so far: the section is the one before.
+    let mut count = 0usize;
+    for line in sdp.lines() {
+        out.push_str(line);
+        out.push_str("\r\n");
+        if line.starts_with("m=") {
+            count += 1;
+        }
+        let Some(index) = count.checked_sub(1) else {
+            continue;
+        };
+        let Some((pt, _)) = line.strip_prefix("a=rtpmap:").and_then(payload_and_rest) else {
+            continue;
+        };
+        let section = &sections[index];
+        if section.h264.contains(&pt) && !section.frame_complete.contains(&pt) && wanted(index, pt)
+        {
+            out.push_str(&format!("a=rtcp-fb:{pt} {FRAME_COMPLETE}\r\n"));
+        }
+    }
+    out
+}
+
+/// Whether the peer that gave this answer can be sent two streams.
+pub fn dual_accepted(answer: &str) -> Result<(), NotDual> {
+    let sections = media(answer);
+    let stream = |index: usize| {
+        sections
+            .get(index)
+            .filter(|m| m.video && m.accepted && !m.h264.is_empty())
+    };
+    let first = stream(0).ok_or(NotDual::FirstRefused)?;
+    let second = stream(1).ok_or(NotDual::SecondRefused)?;
+    for section in [first, second] {
+        if !section.has_extension(rtp::FRAME_URI) {
+            return Err(NotDual::NoFrameExtension);
+        }
+        if !section.has_frame_complete() {
+            return Err(NotDual::NoFrameComplete);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFER: &str = "v=0\r\no=- 1 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n\
+        m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\na=sendonly\r\n\
+        a=rtpmap:96 H264/90000\r\na=rtcp-fb:96 nack pli\r\n\
+        a=extmap:3 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\n\
+        a=extmap:4 urn:x-gst-dualstream:frame:1\r\n\
+        a=rtpmap:97 rtx/90000\r\n\
+        m=video 0 UDP/TLS/RTP/SAVPF 96\r\na=bundle-only\r\n\
+        a=rtpmap:96 h264/90000\r\na=extmap:4/sendonly urn:x-gst-dualstream:frame:1\r\n\
+        m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=rtpmap:111 opus/48000/2\r\n";
+
+    /// An answer to `OFFER` that takes everything, made line by line.
+    fn answer() -> String {
+        answer_frame_complete(
+            &OFFER.replace("m=video 0", "m=video 9"),
+            &offer_frame_complete(OFFER),
+        )
+    }
+
+    #[test]
+    fn sections_are_read() {
+        let sections = media(OFFER);
+        assert_eq!(sections.len(), 3);
+        assert_eq!(sections[0].h264, [96]);
+        assert_eq!(
+            sections[0].extensions,
+            [(3, rtp::TWCC_URI), (4, rtp::FRAME_URI)]
+        );
+        assert!(sections[0].accepted && !sections[0].has_frame_complete());
+        assert!(!sections[1].accepted, "port 0");
+        assert_eq!(sections[1].extensions, [(4, rtp::FRAME_URI)]);
+        assert!(!sections[2].video && sections[2].h264.is_empty());
+    }
+
+    #[test]
+    fn frame_complete_is_said_once_for_h264_only() {
+        let offer = offer_frame_complete(OFFER);
+        assert_eq!(offer.matches(FRAME_COMPLETE).count(), 2);
+        assert!(offer.contains("a=rtpmap:96 H264/90000\r\na=rtcp-fb:96 x-iframe-complete\r\n"));
+        assert_eq!(offer_frame_complete(&offer), offer);
+    }
+
+    #[test]
+    fn an_answer_takes_only_what_was_offered() {
+        assert_eq!(answer_frame_complete(OFFER, OFFER), OFFER);
+        assert_eq!(answer().matches(FRAME_COMPLETE).count(), 2);
+    }
+
+    #[test]
+    fn a_peer_is_dual_only_if_it_took_everything() {
+        let full = answer();
+        assert_eq!(dual_accepted(&full), Ok(()));
+        assert_eq!(
+            dual_accepted(&full.replace("a=rtcp-fb:96 x-iframe-complete\r\n", "")),
+            Err(NotDual::NoFrameComplete)
+        );
+        assert_eq!(
+            dual_accepted(&full.replace("dualstream:frame:1", "dualstream:frame:2")),
+            Err(NotDual::NoFrameExtension)
+        );
+        assert_eq!(
+            dual_accepted(&full.replacen("a=bundle-only", "a=inactive", 1)),
+            Err(NotDual::SecondRefused)
+        );
+        assert_eq!(
+            dual_accepted(&full.replace("m=video 9", "m=video 0")),
+            Err(NotDual::FirstRefused)
+        );
+        let first_only = &full[..full.rfind("m=video").unwrap()];
+        assert_eq!(dual_accepted(first_only), Err(NotDual::SecondRefused));
+    }
+
+    /// A description comes from the network: any text is read without a panic.
+    #[test]
+    fn nonsense_is_passed_over() {
+        for text in [
+            "",
+            "a=rtpmap:96 H264/90000",
+            "m=",
+            "m=video",
+            "m=video 9\r\na=rtpmap:\r\na=rtpmap:999 H264/90000\r\na=extmap:\r\na=extmap:x y\r\na=rtcp-fb:96",
+            "m=video 9\na=rtpmap:96",
+        ] {
+            let _ = dual_accepted(text);
+            let _ = answer_frame_complete(&offer_frame_complete(text), text);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Sessions between dualwebrtcsink and dualwebrtcsrc, from the first picture
+//! to the last.
+
+mod common;
+
+use common::*;
+use gst::prelude::*;
+use std::time::{Duration, Instant};
+
+#[test]
+fn pictures_arrive_dual_and_with_their_capture_time() {
+    let sender = sender(LIVE, "encoder::refresh-interval=1000").play();
+    let receiver = receiver(&uri(&sender, "sink"), "");
+    let seen = receiver.watch("out");
+    let receiver = receiver.play();
+    wait_for("120 pictures", || seen.count() >= 120);
+    assert!(
+        sender.stat::<bool>("sink", "dual"),
+        "single: {:?}",
+        sender.stats("sink")
+    );
+    assert_eq!(sender.stat::<String>("sink", "session"), "running");
+    assert_eq!(sender.stat::<String>("sink", "reason"), "");
+    assert_eq!(
+        receiver.stat::<String>("src", "connection-state"),
+        "connected"
+    );
+    assert!(sender.stats("sink").has_field("feedback-1"));
+    assert!(receiver.stats("src").has_field("feedback-1"));
+    let latency = seen.median_latency().expect("no capture time came along");
+    assert!(
+        (0.0..2000.0).contains(&latency),
+        "{latency} ms from capture to here"
+    );
+    // Refreshed in the background, once a second: the receiver confirms.
+    let encoder: gst::Structure = sender.stats("sink").get("encoder").unwrap();
+    assert!(
+        encoder.get::<u64>("switches").unwrap() >= 1,
+        "no switch to the second stream: {encoder:?}"
+    );
+    sender.assert_no_error();
+    receiver.assert_no_error();
+}
+
+#[test]
+fn without_a_receiver_nothing_is_encoded_and_the_pipeline_runs() {
+    let sender = sender(LIVE, "").play();
+    wait_for("30 pictures", || {
+        sender.stat::<u64>("sink", "pictures-dropped") >= 30
+    });
+    assert_eq!(sender.stat::<u64>("sink", "pictures-encoded"), 0);
+    assert_eq!(sender.stat::<String>("sink", "reason"), "no receiver");
+    sender.assert_no_error();
+}
+
+#[test]
+fn a_second_receiver_is_refused_and_the_first_goes_on() {
+    let sender = sender(LIVE, "").play();
+    let uri = uri(&sender, "sink");
+    let first = receiver(&uri, "");
+    let seen = first.watch("out");
+    let first = first.play();
+    wait_for("the first picture", || seen.count() >= 1);
+    let second = receiver(&uri, "");
+    let nothing = second.watch("out");
+    let second = second.play();
+    wait_for("the refusal", || sender.stat::<u64>("sink", "refused") >= 1);
+    let before = seen.count();
+    wait_for("more pictures", || seen.count() > before + 15);
+    assert_eq!(nothing.count(), 0);
+    // When the first has gone, the second gets its turn.
+    first.stop();
+    wait_for("pictures for the second", || nothing.count() >= 15);
+    second.assert_no_error();
+    sender.assert_no_error();
+}
+
+#[test]
+fn a_receiver_that_vanishes_may_come_back() {
+    let sender = sender(LIVE, "encoder::refresh-interval=500").play();
+    let receiver = receiver(&uri(&sender, "sink"), "");
+    let seen = receiver.watch("out");
+    for round in 1..=3 {
+        let before = seen.count();
+        receiver.0.set_state(gst::State::Playing).unwrap();
+        wait_for("pictures", || seen.count() > before + 20);
+        receiver.stop();
+        wait_for("the end of the session", || {
+            sender.stat::<String>("sink", "session") == "none"
+        });
+        assert_eq!(sender.stat::<u64>("sink", "sessions"), round);
+    }
+    sender.assert_no_error();
+}
+
+#[test]
+fn a_sender_that_vanishes_may_come_back_elsewhere() {
+    // The server is the receiver's, so that it outlives the sender.
+    let receiver = receiver(
+        "ws://127.0.0.1:1",
+        "run-signalling-server=true signalling-server-host=127.0.0.1 signalling-server-port=0",
+    );
+    let seen = receiver.watch("out");
+    let receiver = receiver.play();
+    let uri = uri(&receiver, "src");
+    for _ in 0..2 {
+        let before = seen.count();
+        let sender = Pipeline::new(&format!(
+            "{LIVE} ! dualwebrtcsink name=sink signaller::uri={uri}"
+        ))
+        .play();
+        wait_for("pictures", || seen.count() > before + 20);
+        drop(sender);
+        wait_for("the end of the session", || {
+            receiver.stat::<String>("src", "session") == "none"
+        });
+    }
+    receiver.assert_no_error();
+}
+
+#[test]
+fn a_receiver_waits_for_the_server_of_its_sender() {
+    // A port that is free now.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let receiver = receiver(&format!("ws://127.0.0.1:{port}"), "");
+    let seen = receiver.watch("out");
+    let receiver = receiver.play();
+    std::thread::sleep(Duration::from_millis(700));
+    let sender = Pipeline::new(&format!(
+        "{LIVE} ! dualwebrtcsink name=sink run-signalling-server=true \
+         signalling-server-host=127.0.0.1 signalling-server-port={port}"
+    ))
+    .play();
+    wait_for("pictures", || seen.count() >= 10);
+    receiver.assert_no_error();
+    sender.assert_no_error();
+}
+
+#[test]
+fn with_wait_for_receiver_every_picture_of_a_file_arrives_and_then_the_end() {
+    const PICTURES: u64 = 60;
+    let sender = sender(
+        &format!(
+            "videotestsrc num-buffers={PICTURES} pattern=ball ! \
+             video/x-raw,width=320,height=180,framerate=30/1"
+        ),
+        "wait-for-receiver=true encoder::refresh-interval=500",
+    )
+    .play();
+    wait_for("the first picture to wait", || {
+        sender.stat::<bool>("sink", "waiting")
+    });
+    let receiver = receiver(&uri(&sender, "sink"), "");
+    let seen = receiver.watch("out");
+    let receiver = receiver.play();
+    wait_for("the first picture", || seen.count() >= 1);
+    let start = Instant::now();
+    sender.wait_eos();
+    let took = start.elapsed();
+    receiver.wait_eos();
+    assert_eq!(sender.stat::<u64>("sink", "pictures-dropped"), 0);
+    assert_eq!(sender.stat::<u64>("sink", "pictures-encoded"), PICTURES);
+    assert_eq!(seen.count(), PICTURES, "each picture once");
+    // 2 s of video at normal pace: not all at once to catch up.
+    assert!(
+        took > Duration::from_millis(1500),
+        "the pictures were sent within {took:?}"
+    );
+}
+
+#[test]
+fn end_of_stream_without_a_receiver_is_posted() {
+    let sender = sender(
+        "videotestsrc num-buffers=10 ! video/x-raw,framerate=30/1",
+        "",
+    )
+    .play();
+    sender.wait_eos();
+    assert_eq!(sender.stat::<u64>("sink", "pictures-dropped"), 10);
+}
+
+#[test]
+fn after_the_end_a_receiver_that_goes_on_waits_for_the_next_sender() {
+    let receiver = receiver(
+        "ws://127.0.0.1:1",
+        "eos-on-end=false run-signalling-server=true \
+         signalling-server-host=127.0.0.1 signalling-server-port=0",
+    );
+    let seen = receiver.watch("out");
+    let receiver = receiver.play();
+    let uri = uri(&receiver, "src");
+    for _ in 0..2 {
+        let before = seen.count();
+        let sender = Pipeline::new(&format!(
+            "videotestsrc num-buffers=20 ! video/x-raw,width=320,height=180,framerate=30/1 ! \
+             dualwebrtcsink name=sink wait-for-receiver=true signaller::uri={uri}"
+        ))
+        .play();
+        sender.wait_eos();
+        wait_for("all pictures", || seen.count() == before + 20);
+    }
+    receiver.assert_no_error();
+}
+
+#[test]
+fn an_encoder_set_to_single_gets_one_stream() {
+    let sender = sender(LIVE, "encoder::mode=single").play();
+    let receiver = receiver(&uri(&sender, "sink"), "");
+    let seen = receiver.watch("out");
+    let receiver = receiver.play();
+    wait_for("pictures", || seen.count() >= 30);
+    assert!(!sender.stat::<bool>("sink", "dual"));
+    assert_eq!(
+        sender.stat::<String>("sink", "reason"),
+        "the encoder's mode is single"
+    );
+    assert!(!receiver.stats("src").has_field("feedback-1"));
+    receiver.assert_no_error();
+}
+
+#[test]
+fn states_go_up_and_down_and_no_thread_stays() {
+    let sender = sender(LIVE, "");
+    let receiver = receiver("ws://127.0.0.1:1", "");
+    let seen = receiver.watch("out");
+    for _ in 0..3 {
+        sender.0.set_state(gst::State::Playing).unwrap();
+        receiver
+            .element("src")
+            .property::<gst::glib::Object>("signaller")
+            .set_property("uri", uri(&sender, "sink"));
+        receiver.0.set_state(gst::State::Playing).unwrap();
+        let before = seen.count();
+        wait_for("pictures", || seen.count() > before + 5);
+        receiver.0.set_state(gst::State::Paused).unwrap();
+        receiver.0.set_state(gst::State::Playing).unwrap();
+        let before = seen.count();
+        wait_for("pictures after a pause", || seen.count() > before + 5);
+        receiver.stop();
+        sender.stop();
+        assert_eq!(threads("dualwebrtc"), 0);
+    }
+}

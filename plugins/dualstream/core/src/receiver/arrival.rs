@@ -223,7 +223,8 @@ impl<P> Receiver<P> {
     }
 
     /// A sender that began anew: numbers that jump, a key frame that goes back
-    /// on its own stream, or one of an old generation ahead of all numbers.
+    /// on its own stream, one of an old generation ahead of all numbers, or any
+    /// frame of a new generation that is not.
     fn check_restart(&mut self, tag: FrameTag, key: bool) -> bool {
         let Some(newest) = self.newest else {
             return false;
@@ -236,7 +237,9 @@ impl<P> Receiver<P> {
             .is_some_and(|last| position < last.frame.position);
         let contradicts =
             self.display.is_some() && older(tag.generation, self.generation) && ahead > 0;
-        if !(jumped || key && (back || contradicts)) {
+        let new_but_behind =
+            self.display.is_some() && older(self.generation, tag.generation) && ahead <= 0;
+        if !(jumped || new_but_behind || key && (back || contradicts)) {
             return false;
         }
         self.stats.restarts += 1;

@@ -142,6 +142,13 @@ fn a_sender_that_starts_anew_is_followed() {
         ),
         ("numbers go back a little", 500, 0, start(0, 0), 0),
         (
+            "a new generation is behind the numbers of the old",
+            500,
+            9,
+            start(400, 10),
+            0,
+        ),
+        (
             "generation is back at the beginning",
             500,
             9,

@@ -58,7 +58,7 @@ impl Session {
             },
         );
         let sender = launch(&format!(
-            "appsrc name=src format=time is-live=true max-bytes=0 \
+            "appsrc name=src format=time max-bytes=0 \
              caps=video/x-raw,format=I420,width={},height={},framerate={fps}/1 \
              ! dualwebrtcsink name=sink run-signalling-server=true \
              signalling-server-host=127.0.0.1 signalling-server-port={port} \

@@ -22,6 +22,14 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 static NTP_CAPS: LazyLock<gst::Caps> =
     LazyLock::new(|| gst::Caps::new_empty_simple("timestamp/x-ntp"));
 
+/// What every peer decodes: 8 bit, 4:2:0. The encoder may say more while
+/// nothing is behind it.
+static FORMATS: LazyLock<gst::Caps> = LazyLock::new(|| {
+    gst::Caps::builder("video/x-raw")
+        .field("format", gst::List::new(["I420", "NV12", "YV12"]))
+        .build()
+});
+
 /// From 1900, where NTP counts from, to 1970.
 const NTP_OFFSET: Duration = Duration::from_secs(2_208_988_800);
 
@@ -263,19 +271,28 @@ impl Gate {
     }
 
     fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
-        if matches!(
-            query.view(),
-            gst::QueryView::Caps(_) | gst::QueryView::AcceptCaps(_)
-        ) {
-            let encoder = self
-                .encoder_pad
-                .lock()
-                .unwrap()
-                .as_ref()
-                .and_then(|p| p.upgrade());
-            if let Some(encoder) = encoder {
-                return encoder.query(query);
+        let encoder = self
+            .encoder_pad
+            .lock()
+            .unwrap()
+            .as_ref()
+            .and_then(|p| p.upgrade());
+        match (query.view_mut(), encoder) {
+            (gst::QueryViewMut::Caps(caps), Some(encoder)) => {
+                let wanted = match caps.filter() {
+                    Some(filter) => FORMATS.intersect(filter),
+                    None => FORMATS.clone(),
+                };
+                caps.set_result(&encoder.query_caps(Some(&wanted)).intersect(&wanted));
+                return true;
             }
+            (gst::QueryViewMut::AcceptCaps(accept), Some(encoder)) => {
+                let accepted = FORMATS.can_intersect(accept.caps())
+                    && encoder.query_accept_caps(&accept.caps_owned());
+                accept.set_result(accepted);
+                return true;
+            }
+            _ => {}
         }
         gst::Pad::query_default(pad, Some(&*self.obj()), query)
     }

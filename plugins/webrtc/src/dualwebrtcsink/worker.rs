@@ -399,6 +399,8 @@ impl Worker {
             self.link.end_session(&session.id);
         }
         // First what is downstream: it lets go of the streaming threads.
+        // Locked, or a state change of the pipeline might come after.
+        session.bin.set_locked_state(true);
         let _ = session.bin.set_state(gst::State::Null);
         self.encoder.set_locked_state(true);
         let _ = self.encoder.set_state(gst::State::Ready);

@@ -28,8 +28,9 @@ pub enum Event {
     Connection(WebRTCPeerConnectionState),
     /// The first RTCP packet came in: both ways are open.
     FirstRtcp,
-    /// The peer ended one of its sources.
-    Bye,
+    /// The peer ended these sources: because it ends, or because they are
+    /// idle.
+    Bye(Vec<u32>),
 }
 
 pub type Post = Arc<dyn Fn(Event) + Send + Sync>;
@@ -59,7 +60,15 @@ impl Activity {
     }
 }
 
+/// Which way media goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Sender,
+    Receiver,
+}
+
 pub struct Peer {
+    role: Role,
     webrtcbin: gst::Element,
     activity: Arc<Activity>,
     /// The RTP session's element, once there is one.
@@ -68,7 +77,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(settings: &Settings, post: Post) -> Result<Self, gst::ErrorMessage> {
+    pub fn new(role: Role, settings: &Settings, post: Post) -> Result<Self, gst::ErrorMessage> {
         let webrtcbin = requirements::make("webrtcbin", "webrtcbin")?;
         webrtcbin.set_property_from_str("bundle-policy", "max-bundle");
         if let Some(stun) = &settings.stun_server {
@@ -84,6 +93,7 @@ impl Peer {
             }
         }
         let peer = Self {
+            role,
             webrtcbin,
             activity: Arc::new(Activity::new()),
             session: Arc::default(),
@@ -125,6 +135,7 @@ impl Peer {
             }
             None
         });
+        let role = self.role;
         let (post, activity, session) = (
             self.post.clone(),
             self.activity.clone(),
@@ -137,7 +148,7 @@ impl Peer {
             if let Some(session) = session.upgrade() {
                 *session.lock().unwrap() = Some(element.clone());
             }
-            prepare_session(element, &post, &activity);
+            prepare_session(element, role, &post, &activity);
         });
     }
 
@@ -231,20 +242,29 @@ impl Peer {
 }
 
 /// Feedback at once, and word of what comes in.
-fn prepare_session(element: &gst::Element, post: &Post, activity: &Arc<Activity>) {
+///
+/// Only the receiver's session gets a minimum RTCP interval of 0. The interval
+/// is also the measure of how long a source may be idle before it is timed
+/// out and ended with a BYE, and the standby stream is idle between refreshes.
+fn prepare_session(element: &gst::Element, role: Role, post: &Post, activity: &Arc<Activity>) {
     let internal = element.property::<glib::Object>("internal-session");
-    internal.set_property("rtcp-min-interval", 0u64);
-    let (first, post_rtcp, seen) = (AtomicBool::new(true), post.clone(), activity.clone());
-    internal.connect("on-receiving-rtcp", false, move |_| {
+    if role == Role::Receiver {
+        internal.set_property("rtcp-min-interval", 0u64);
+    }
+    let (first, post, seen) = (AtomicBool::new(true), post.clone(), activity.clone());
+    internal.connect("on-receiving-rtcp", false, move |values| {
         seen.touch();
         if first.swap(false, Ordering::Relaxed) {
-            post_rtcp(Event::FirstRtcp);
+            post(Event::FirstRtcp);
         }
-        None
-    });
-    let post = post.clone();
-    internal.connect("on-bye-ssrc", false, move |_| {
-        post(Event::Bye);
+        let ended = values
+            .get(1)
+            .and_then(|value| value.get::<gst::Buffer>().ok())
+            .and_then(|buffer| Some(rtp::ended_sources(buffer.map_readable().ok()?.as_slice())))
+            .unwrap_or_default();
+        if !ended.is_empty() {
+            post(Event::Bye(ended));
+        }
         None
     });
 }

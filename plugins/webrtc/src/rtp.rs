@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //! RTP caps, header extensions and the few RTCP packets written here.
 
+use gst::prelude::*;
+use gst_rtp::prelude::*;
+
 pub const PAYLOAD_TYPE: u32 = 96;
 
 pub const TWCC_URI: &str =
@@ -58,6 +61,23 @@ pub fn answer_caps(extensions: &[(u16, &'static str)]) -> gst::Caps {
     caps.build()
 }
 
+/// The header extension with the time of capture, for all packets of a frame:
+/// a depayloader reads those of the last one. Others are left to the
+/// payloader.
+pub fn capture_time_extension(id: u32, uri: &str) -> Option<gst_rtp::RTPHeaderExtension> {
+    if uri != NTP_URI {
+        return None;
+    }
+    let extension = gst::ElementFactory::make("rtphdrextntp64")
+        .property("every-packet", true)
+        .build()
+        .ok()?
+        .downcast::<gst_rtp::RTPHeaderExtension>()
+        .ok()?;
+    extension.set_id(id);
+    Some(extension)
+}
+
 /// An empty receiver report: all it says is that packets get through.
 ///
 /// ```text
@@ -85,6 +105,32 @@ pub fn bye(own_ssrc: u32, sources: &[u32]) -> Vec<u8> {
     packet
 }
 
+/// The sources that a compound RTCP packet says BYE for. What makes no sense
+/// is passed over.
+pub fn ended_sources(mut compound: &[u8]) -> Vec<u32> {
+    let mut ended = Vec::new();
+    while let Some((head, _)) = compound.split_first_chunk::<4>() {
+        let length = 4 * (usize::from(u16::from_be_bytes([head[2], head[3]])) + 1);
+        let Some((packet, rest)) = compound.split_at_checked(length) else {
+            break;
+        };
+        compound = rest;
+        if head[0] >> 6 == 2 && head[1] == 203 {
+            let count = usize::from(head[0] & 0x1f);
+            let sources = packet[4..].as_chunks::<4>().0;
+            ended.extend(sources.iter().take(count).map(|s| u32::from_be_bytes(*s)));
+        }
+    }
+    ended
+}
+
+/// The source of an RTP packet.
+pub fn source(packet: &gst::BufferRef) -> Option<u32> {
+    let mut ssrc = [0; 4];
+    packet.copy_to_slice(8, &mut ssrc).ok()?;
+    Some(u32::from_be_bytes(ssrc))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +147,27 @@ mod tests {
             ]
         );
         assert_eq!(bye(1, &[7; 40])[8], 0x80 | 31);
+    }
+
+    #[test]
+    fn sources_that_end_are_read_from_any_place_of_a_compound_packet() {
+        assert_eq!(ended_sources(&bye(1, &[2, 3])), [2, 3]);
+        assert!(ended_sources(&receiver_report(1)).is_empty());
+        // With a reason, and two of them.
+        let mut two = receiver_report(1);
+        two.extend([0x81, 203, 0, 2, 0, 0, 0, 2, 3]);
+        two.extend(b"EOS");
+        two.extend(bye(1, &[9]));
+        assert_eq!(ended_sources(&two), [2, 9]);
+        // Cut anywhere, and with any byte changed: no panic.
+        for cut in 0..two.len() {
+            ended_sources(&two[..cut]);
+            for value in 0..=255 {
+                let mut broken = two.clone();
+                broken[cut] = value;
+                assert!(ended_sources(&broken).len() <= two.len() / 4);
+            }
+        }
     }
 
     #[test]

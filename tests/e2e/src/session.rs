@@ -232,11 +232,14 @@ fn measure(receiver: &gst::Pipeline, size: Size, shown: &Arc<Mutex<Vec<Shown>>>)
                 let number = extended.value() - start;
                 let luma = picture::luma_of(buffer, &info);
                 let psnr = picture::psnr(&luma, &picture::luma(number, size));
-                shown.lock().map_err(|_| gst::FlowError::Error)?.push(Shown {
-                    number,
-                    stream: tag.stream.index() as u32,
-                    psnr,
-                });
+                shown
+                    .lock()
+                    .map_err(|_| gst::FlowError::Error)?
+                    .push(Shown {
+                        number,
+                        stream: tag.stream.index() as u32,
+                        psnr,
+                    });
                 Ok(gst::FlowSuccess::Ok)
             })
             .build(),

@@ -114,7 +114,7 @@ impl Session {
         post: Post,
         drained: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Self, gst::ErrorMessage> {
-        let peer = Peer::new(settings, post)?;
+        let peer = Peer::new(crate::peer::Role::Sender, settings, post)?;
         let bin = gst::Bin::with_name(&format!("session-{serial}"));
         let mut session = Self {
             id,
@@ -155,6 +155,10 @@ impl Session {
         pay.set_property("mtu", 1200u32);
         pay.set_property("pt", rtp::PAYLOAD_TYPE);
         pay.set_property("ssrc", ssrc);
+        pay.connect("request-extension", false, |values| {
+            let (id, uri) = (values[1].get::<u32>().ok()?, values[2].get::<&str>().ok()?);
+            Some(rtp::capture_time_extension(id, uri).to_value())
+        });
         let caps = make("capsfilter", &format!("caps-{index}"))?;
         caps.set_property("caps", rtp::payloader_caps(ssrc));
         let trickle = make("rtptrickle", &format!("trickle-{index}"))?;

@@ -295,7 +295,7 @@ impl Worker {
             peer::Event::Connection(state) => session.on_connection(now, state),
             peer::Event::FirstRtcp => session.on_first_rtcp(),
             // The receiver has no sources of its own.
-            peer::Event::Bye => {}
+            peer::Event::Bye(_) => {}
         }
     }
 

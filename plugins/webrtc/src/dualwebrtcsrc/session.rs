@@ -6,7 +6,7 @@
 //! [ webrtcbin -> rtcpiframefeedback -> rtph264depay ] -> decoder.sink_i
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,14 @@ pub enum Due {
     End(&'static str),
 }
 
+/// What came in.
+#[derive(Debug, Default)]
+struct Media {
+    any: AtomicBool,
+    /// SSRC of the last packet.
+    last_source: AtomicU32,
+}
+
 /// What the offer says of its media, once it is there.
 type Offered = Arc<Mutex<Vec<sdp::Media>>>;
 
@@ -91,8 +99,7 @@ pub struct Session {
     created: Instant,
     latency: Duration,
     disconnected: Option<Instant>,
-    /// A media packet has come in.
-    media: Arc<AtomicBool>,
+    media: Arc<Media>,
 }
 
 impl Session {
@@ -105,7 +112,7 @@ impl Session {
         shared: &Arc<Shared>,
         post: Post,
     ) -> Result<Self, gst::ErrorMessage> {
-        let peer = Peer::new(settings, post)?;
+        let peer = Peer::new(crate::peer::Role::Receiver, settings, post)?;
         peer.webrtcbin().set_property("latency", latency);
         let bin = gst::Bin::with_name(&format!("session-{serial}"));
         bin.add(peer.webrtcbin())
@@ -199,12 +206,21 @@ impl Session {
         }
     }
 
-    pub fn on_bye(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Running | Phase::Connected { .. }) {
+    /// Sources ended. True if that is the end: the source of the last packet
+    /// is one of them. GStreamer's RTP session says BYE for an idle source
+    /// too, and the standby stream and those of retransmissions often are.
+    pub fn on_bye(&mut self, now: Instant, sources: &[u32]) -> bool {
+        let last = self.media.last_source.load(Ordering::Relaxed);
+        if !sources.contains(&last) {
+            return false;
+        }
+        let running = matches!(self.phase, Phase::Running | Phase::Connected { .. });
+        if running {
             self.phase = Phase::Draining {
                 until: now + self.latency + DRAIN_MARGIN,
             };
         }
+        running
     }
 
     pub fn has_ended(&self) -> bool {
@@ -240,7 +256,7 @@ impl Session {
         match self.phase {
             Phase::Negotiating | Phase::Connecting => Due::End("no connection came about"),
             Phase::Draining { .. } => Due::Finished,
-            Phase::Connected { .. } if self.media.load(Ordering::Relaxed) => {
+            Phase::Connected { .. } if self.media.any.load(Ordering::Relaxed) => {
                 self.phase = Phase::Running;
                 Due::Nothing
             }
@@ -276,7 +292,7 @@ struct Streams {
     offered: Offered,
     shared: Arc<Shared>,
     activity: Arc<Activity>,
-    media: Arc<AtomicBool>,
+    media: Arc<Media>,
 }
 
 impl Streams {
@@ -337,9 +353,17 @@ impl Streams {
         let (activity, media) = (self.activity.clone(), self.media.clone());
         pad.add_probe(
             gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST,
-            move |_, _| {
+            move |_, info| {
                 activity.touch();
-                media.store(true, Ordering::Relaxed);
+                media.any.store(true, Ordering::Relaxed);
+                let packet = match &info.data {
+                    Some(gst::PadProbeData::Buffer(buffer)) => Some(buffer.as_ref()),
+                    Some(gst::PadProbeData::BufferList(list)) => list.get(0),
+                    _ => None,
+                };
+                if let Some(ssrc) = packet.and_then(rtp::source) {
+                    media.last_source.store(ssrc, Ordering::Relaxed);
+                }
                 gst::PadProbeReturn::Ok
             },
         );

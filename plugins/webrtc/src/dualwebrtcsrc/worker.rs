@@ -426,11 +426,12 @@ impl Worker {
             }
             peer::Event::Connection(state) => session.on_connection(now, state),
             peer::Event::FirstRtcp => {}
-            peer::Event::Bye => {
-                if let Some(src) = self.src.upgrade() {
+            peer::Event::Bye(sources) => {
+                if session.on_bye(now, &sources)
+                    && let Some(src) = self.src.upgrade()
+                {
                     gst::info!(CAT, obj = src, "the producer is at its end");
                 }
-                session.on_bye(now);
             }
         }
     }

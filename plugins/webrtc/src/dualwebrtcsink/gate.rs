@@ -19,17 +19,6 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
-static NTP_CAPS: LazyLock<gst::Caps> =
-    LazyLock::new(|| gst::Caps::new_empty_simple("timestamp/x-ntp"));
-
-/// What every peer decodes: 8 bit, 4:2:0. The encoder may say more while
-/// nothing is behind it.
-static FORMATS: LazyLock<gst::Caps> = LazyLock::new(|| {
-    gst::Caps::builder("video/x-raw")
-        .field("format", gst::List::new(["I420", "NV12", "YV12"]))
-        .build()
-});
-
 /// From 1900, where NTP counts from, to 1970.
 const NTP_OFFSET: Duration = Duration::from_secs(2_208_988_800);
 
@@ -81,6 +70,10 @@ pub struct Gate {
     encoder_pad: Mutex<Option<glib::WeakRef<gst::Pad>>>,
     /// Paces the pictures before us; shifted after a hold.
     clocksync: Mutex<Option<glib::WeakRef<gst::Element>>>,
+    /// What every peer decodes: 8 bit, 4:2:0. The encoder may say more while
+    /// nothing is behind it.
+    formats: gst::Caps,
+    ntp: gst::Caps,
     sinkpad: gst::Pad,
     srcpad: gst::Pad,
 }
@@ -178,7 +171,7 @@ impl Gate {
             Verdict::Pass { held: true } => self.shift_to_now(&buffer),
             Verdict::Pass { held: false } => {}
         }
-        mark_capture_time(&mut buffer);
+        mark_capture_time(&mut buffer, &self.ntp);
         match self.srcpad.push(buffer) {
             // The session is being taken away behind us.
             Err(gst::FlowError::Flushing | gst::FlowError::NotLinked) => {
@@ -280,14 +273,14 @@ impl Gate {
         match (query.view_mut(), encoder) {
             (gst::QueryViewMut::Caps(caps), Some(encoder)) => {
                 let wanted = match caps.filter() {
-                    Some(filter) => FORMATS.intersect(filter),
-                    None => FORMATS.clone(),
+                    Some(filter) => self.formats.intersect(filter),
+                    None => self.formats.clone(),
                 };
                 caps.set_result(&encoder.query_caps(Some(&wanted)).intersect(&wanted));
                 return true;
             }
             (gst::QueryViewMut::AcceptCaps(accept), Some(encoder)) => {
-                let accepted = FORMATS.can_intersect(accept.caps())
+                let accepted = self.formats.can_intersect(accept.caps())
                     && encoder.query_accept_caps(&accept.caps_owned());
                 accept.set_result(accepted);
                 return true;
@@ -299,10 +292,10 @@ impl Gate {
 }
 
 /// Adds the wall clock as NTP time, unless the picture has one.
-fn mark_capture_time(buffer: &mut gst::Buffer) {
+fn mark_capture_time(buffer: &mut gst::Buffer, reference: &gst::Caps) {
     let known = buffer
         .iter_meta::<gst::ReferenceTimestampMeta>()
-        .any(|meta| meta.reference().can_intersect(&NTP_CAPS));
+        .any(|meta| meta.reference().can_intersect(reference));
     if known {
         return;
     }
@@ -312,7 +305,7 @@ fn mark_capture_time(buffer: &mut gst::Buffer) {
     let Ok(ntp) = gst::ClockTime::try_from(since_1970 + NTP_OFFSET) else {
         return;
     };
-    gst::ReferenceTimestampMeta::add(buffer.make_mut(), &NTP_CAPS, ntp, gst::ClockTime::NONE);
+    gst::ReferenceTimestampMeta::add(buffer.make_mut(), reference, ntp, gst::ClockTime::NONE);
 }
 
 #[glib::object_subclass]
@@ -329,6 +322,10 @@ impl ObjectSubclass for Gate {
             on_eos: Mutex::default(),
             encoder_pad: Mutex::default(),
             clocksync: Mutex::default(),
+            formats: gst::Caps::builder("video/x-raw")
+                .field("format", gst::List::new(["I420", "NV12", "YV12"]))
+                .build(),
+            ntp: gst::Caps::new_empty_simple("timestamp/x-ntp"),
             sinkpad: gst::Pad::builder_from_template(&template("sink"))
                 .chain_function(|_, parent, buffer| {
                     Self::catch_panic_pad_function(

@@ -80,6 +80,7 @@ impl Peer {
     pub fn new(role: Role, settings: &Settings, post: Post) -> Result<Self, gst::ErrorMessage> {
         let webrtcbin = requirements::make("webrtcbin", "webrtcbin")?;
         webrtcbin.set_property_from_str("bundle-policy", "max-bundle");
+        forbid_upnp(&webrtcbin);
         if let Some(stun) = &settings.stun_server {
             webrtcbin.set_property("stun-server", stun);
         }
@@ -238,6 +239,23 @@ impl Peer {
         }
         // A transport that is going away drops it.
         let _ = pad.push(gst::Buffer::from_mut_slice(packet));
+    }
+}
+
+/// libnice would ask routers to open ports, which nobody asked for, and takes
+/// its time.
+fn forbid_upnp(webrtcbin: &gst::Element) {
+    let child = |object: &glib::Object, name: &str| {
+        object
+            .has_property(name)
+            .then(|| object.property::<Option<glib::Object>>(name))
+            .flatten()
+    };
+    if let Some(agent) = child(webrtcbin.upcast_ref(), "ice-agent")
+        .and_then(|ice| child(&ice, "agent"))
+        .filter(|agent| agent.has_property("upnp"))
+    {
+        agent.set_property("upnp", false);
     }
 }
 

@@ -272,6 +272,16 @@ impl Link {
         self.signaller.start();
     }
 
+    /// Connects anew, to be told of all producers: the signaller sends "I
+    /// listen" and "list" in any order, and a producer that registers between
+    /// the two goes unheard.
+    pub fn list_again(&mut self, now: Instant) {
+        if self.is_up() {
+            self.halt();
+            self.begin(now);
+        }
+    }
+
     /// Asks `producer` for a session. False with a signaller that asks by
     /// itself.
     pub fn request_session(&self, producer: &str) -> bool {

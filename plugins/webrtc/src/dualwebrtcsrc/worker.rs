@@ -23,6 +23,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A producer that does not react to a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Without a producer, all are listed again after this time, and then at the
+/// second interval.
+const LIST_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// For the decoder to end the stream itself.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -64,6 +67,8 @@ pub struct Worker {
     warned: bool,
     /// The stream has ended by this time, if need be without the decoder.
     ending: Option<Instant>,
+    list_again: Option<Instant>,
+    listed_again: bool,
 }
 
 /// What the worker is made of.
@@ -106,6 +111,8 @@ impl Worker {
             retry: RETRY_INTERVAL,
             warned: false,
             ending: None,
+            list_again: None,
+            listed_again: false,
         }
     }
 
@@ -149,6 +156,7 @@ impl Worker {
         let wanting = match self.wanting {
             _ if self.session.is_some() => None,
             Wanting::From(at) if self.choose().is_some() => Some(at),
+            Wanting::From(at) => self.list_again.map(|list| list.max(at)),
             Wanting::Requested(until) => Some(until),
             _ => None,
         };
@@ -207,6 +215,12 @@ impl Worker {
         match self.wanting {
             Wanting::From(at) if now >= at => {
                 let Some(producer) = self.choose().cloned() else {
+                    if self.list_again.is_some_and(|at| now >= at) {
+                        self.list_again = None;
+                        self.listed_again = true;
+                        self.producers.clear();
+                        self.link.list_again(now);
+                    }
                     return;
                 };
                 if let Some(src) = self.src.upgrade() {
@@ -234,6 +248,12 @@ impl Worker {
             Event::Up => {
                 self.link.on_up();
                 self.warned = false;
+                let interval = if self.listed_again {
+                    LIST_AGAIN.1
+                } else {
+                    LIST_AGAIN.0
+                };
+                self.list_again = Some(now + interval);
                 if let Some(src) = self.src.upgrade() {
                     gst::info!(CAT, obj = src, "registered at {}", self.link.uri());
                 }
@@ -314,6 +334,8 @@ impl Worker {
             Change::Lost(text) => {
                 gst::warning!(CAT, obj = src, "signalling server lost: {text}");
                 self.producers.clear();
+                self.list_again = None;
+                self.listed_again = false;
                 if self.session.as_ref().is_none_or(|s| !s.has_ended()) {
                     self.end_session(now, "the signalling server is lost", false);
                 }

@@ -75,15 +75,12 @@ pub fn psnr(time: &Time, shown: &[Shown]) -> Plotted {
         .iter()
         .filter_map(|s| Some((time.at(placed(s)), s.psnr_db?)))
         .collect();
-    let low = points.iter().map(|p| p.1).fold(30.0, f64::min);
-    let high = points.iter().map(|p| p.1).fold(40.0, f64::max);
-    lines(
-        time,
-        330,
-        "dB",
-        (low - 1.0).floor()..(high + 1.0).ceil(),
-        &points,
-    )
+    let values = points.iter().map(|p| p.1);
+    let high = values.clone().fold(f64::MIN, f64::max).max(20.0);
+    // Small differences are not blown up to the full height.
+    let low = values.fold(high, f64::min).min(high - 10.0);
+    let range = (low - 1.0).floor()..(high + 1.0).ceil();
+    lines(time, 330, "dB", range, &points)
 }
 
 /// Both streams, one above the other, on one scale.

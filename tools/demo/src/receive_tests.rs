@@ -33,7 +33,7 @@ fn coded_source() -> gst::Element {
         gst::meta::CustomMeta::register_simple("DualStreamFrame");
     }
     let bin = gst::parse::bin_from_description(
-        "videotestsrc pattern=zone-plate kx2=40 ky2=40 kt=4 num-buffers=60 \
+        "videotestsrc pattern=zone-plate kx2=10 ky2=10 kt=4 num-buffers=60 \
          ! video/x-raw,format=I420,width=320,height=180,framerate=30/1 ! identity name=mark \
          ! x264enc tune=zerolatency pass=quant quantizer=20 ! avdec_h264 max-threads=1",
         true,

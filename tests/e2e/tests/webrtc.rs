@@ -76,7 +76,8 @@ fn lose(session: &Session, per_mille: &Arc<AtomicU64>) -> Arc<AtomicU64> {
                     seed.store(x, Ordering::Relaxed);
                     if x % 1000 < per_mille.load(Ordering::Relaxed) {
                         count.fetch_add(1, Ordering::Relaxed);
-                        gst::PadProbeReturn::Drop
+                        // Drop would unref what the binding has taken.
+                        gst::PadProbeReturn::Handled
                     } else {
                         gst::PadProbeReturn::Ok
                     }

@@ -15,7 +15,9 @@ from pathlib import Path
 def main():
     cargo, source, output, *packages = sys.argv[1:]
     command = [cargo, "build", "--release", "--locked", "--message-format=json-render-diagnostics"]
-    for package in packages:
+    # The demo, too: ./demo and ./check build the same packages, so cargo
+    # resolves the same features and builds nothing twice.
+    for package in [*packages, "dualstream-demo"]:
         command += ["--package", package]
     run = subprocess.run(command, cwd=source, stdout=subprocess.PIPE, text=True)
     if run.returncode:

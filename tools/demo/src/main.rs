@@ -2,6 +2,7 @@
 //! The demo: a clip from `dualwebrtcsink` in one process to `dualwebrtcsrc` in
 //! another, over an emulated link, and a report on how it went.
 
+mod background;
 mod child;
 mod events;
 mod link;

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, anyhow, bail};
 use gst::prelude::*;
 
+use crate::background::{run_in_background, step_back};
 use crate::picture::psnr_of;
 use crate::source::{Clip, Pictures, describe};
 
@@ -95,8 +96,9 @@ impl Reference {
 }
 
 fn work(clip: &Clip, path: &Path, items: &Receiver<Item>) -> Result<Vec<(usize, f64)>> {
+    step_back();
     let mut reference = Reference {
-        pictures: Pictures::open(clip)?,
+        pictures: Pictures::open_in_background(clip)?,
         count: 0,
         current: None,
     };
@@ -147,6 +149,7 @@ impl Recorder {
         .context("the elements that record are not installed")?
         .downcast::<gst::Pipeline>()
         .map_err(|_| anyhow!("not a pipeline"))?;
+        run_in_background(&pipeline);
         let source = pipeline
             .by_name("source")
             .and_then(|source| source.downcast::<gst_app::AppSrc>().ok())

@@ -73,6 +73,8 @@ fn run(options: &Options, record: &Shared) -> Result<()> {
         rattan_id: std::env::var("RATTAN_ID").ok(),
     });
     let end = sender.pump(options, first, &mut pictures, record, &orders);
+    // The receiver may end the session from here on, and the figures with it.
+    note_stats(&sender.sink);
     if end.as_ref().is_ok_and(|end| *end == End::AllSent) {
         say(&Event::AllSent {
             pictures: lock(record).pictures,
@@ -83,7 +85,6 @@ fn run(options: &Options, record: &Shared) -> Result<()> {
             sender.check()?;
         }
     }
-    note_stats(&sender.sink);
     end?;
     let untagged = lock(record).untagged;
     if untagged > 0 {

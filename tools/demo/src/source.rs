@@ -8,6 +8,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use gst::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::background::run_in_background;
+
 const SLICE: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 /// 15 s: the first picture of a file on a slow disk, with room to spare.
 const PICTURE_SLICES: u64 = 300;
@@ -76,7 +78,17 @@ impl Drop for Pictures {
 
 impl Pictures {
     pub fn open(clip: &Clip) -> Result<Self> {
+        Self::open_in(gst::Pipeline::new(), clip)
+    }
+
+    /// Decoded by threads that take what the others leave.
+    pub fn open_in_background(clip: &Clip) -> Result<Self> {
         let pipeline = gst::Pipeline::new();
+        run_in_background(&pipeline);
+        Self::open_in(pipeline, clip)
+    }
+
+    fn open_in(pipeline: gst::Pipeline, clip: &Clip) -> Result<Self> {
         let sink = gst_app::AppSink::builder()
             .sync(false)
             .max_buffers(4)

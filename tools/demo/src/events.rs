@@ -16,7 +16,8 @@ pub enum Event {
     Hello { rattan_id: Option<String> },
     /// The receiver listens.
     Ready,
-    /// Each second while sending.
+    /// Several times a second while sending; `pictures` have reached the
+    /// encoder.
     Sending { pictures: u64, kbps: f64 },
     /// Every picture went into the encoder.
     AllSent { pictures: u64, encoder: String },

@@ -18,6 +18,8 @@ use crate::tag::{Numbers, Tag, captured, codec_in, note_stats};
 const SLICE: Duration = Duration::from_millis(20);
 /// The last pictures were handed over but do not reach the encoder.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Shorter than the receiver's, whose events make the lines.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Decoded pictures that wait for their time.
 const AHEAD: u64 = 4;
 
@@ -310,33 +312,42 @@ fn note_coded(record: &mut Record, buffer: &gst::BufferRef) {
 }
 
 struct Progress {
-    last: Instant,
+    told: Instant,
+    /// Start of the second that the rate is taken over.
+    since: Instant,
     bytes: u64,
+    kbps: f64,
 }
 
 impl Progress {
     fn new() -> Self {
+        let now = Instant::now();
         Self {
-            last: Instant::now(),
+            told: now,
+            since: now,
             bytes: 0,
+            kbps: 0.0,
         }
     }
 
-    /// Once a second.
     fn tell(&mut self, record: &Shared) {
-        let elapsed = self.last.elapsed();
-        if elapsed < Duration::from_secs(1) {
+        if self.told.elapsed() < PROGRESS_INTERVAL {
             return;
         }
+        self.told = Instant::now();
         let (pictures, bytes) = {
             let record = lock(record);
-            (record.pictures, record.coded_bytes)
+            (record.captured, record.coded_bytes)
         };
+        let elapsed = self.since.elapsed();
+        if elapsed >= Duration::from_secs(1) {
+            self.kbps = (bytes - self.bytes) as f64 * 8.0 / 1e3 / elapsed.as_secs_f64();
+            self.since = self.told;
+            self.bytes = bytes;
+        }
         say(&Event::Sending {
             pictures,
-            kbps: (bytes - self.bytes) as f64 * 8.0 / 1e3 / elapsed.as_secs_f64(),
+            kbps: self.kbps,
         });
-        self.last = Instant::now();
-        self.bytes = bytes;
     }
 }

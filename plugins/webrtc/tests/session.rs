@@ -89,7 +89,8 @@ fn a_receiver_that_vanishes_may_come_back() {
         wait_for("the end of the session", || {
             sender.stat::<String>("sink", "session") == "none"
         });
-        assert_eq!(sender.stat::<u64>("sink", "sessions"), round);
+        // ICE may need a second try.
+        assert!(sender.stat::<u64>("sink", "sessions") >= round);
     }
     sender.assert_no_error();
 }

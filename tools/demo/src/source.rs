@@ -145,10 +145,14 @@ impl Pictures {
                 source.link(&decode)?;
             }
         }
-        pipeline
+        // From here on dropping it sets the pipeline to NULL, also where it
+        // failed half way.
+        let pictures = Self { pipeline, sink };
+        pictures
+            .pipeline
             .set_state(gst::State::Playing)
-            .map_err(|_| fault(&pipeline, "the clip cannot be opened"))?;
-        Ok(Self { pipeline, sink })
+            .map_err(|_| fault(&pictures.pipeline, "the clip cannot be opened"))?;
+        Ok(pictures)
     }
 
     /// `None` at the end of the clip.

@@ -21,7 +21,7 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use std::collections::VecDeque;
-use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// What the router needs of the bin around it. No lock of the router is held
@@ -79,6 +79,9 @@ struct Pending {
 
 /// An encoder that swallowed a picture does not block the standby for longer.
 const SWALLOWED: Duration = Duration::from_secs(5);
+/// At a switch the former display stream's last pictures get this long to
+/// leave before the first one of the new display stream is coded.
+const HAND_OVER: Duration = Duration::from_millis(250);
 /// Pictures on their way through one encoder. With one in and one out there
 /// are as many as its queue holds; more are forgotten, oldest first.
 const MAX_PENDING: usize = 64;
@@ -152,6 +155,8 @@ pub mod imp {
         pub(super) src: OnceLock<[gst::Pad; 2]>,
         pub(super) owner: OnceLock<Box<dyn Owner>>,
         state: Mutex<State>,
+        /// Notified when a frame has left.
+        left: Condvar,
     }
 
     impl Router {
@@ -294,6 +299,7 @@ pub mod imp {
                     plan.number.low16(),
                     plan.display.tag.stream.index()
                 );
+                self.finish(plan.display.tag.stream.other());
                 owner.notify("display-stream");
             }
             if paired {
@@ -310,6 +316,27 @@ pub mod imp {
                 }
             }
             result
+        }
+
+        /// Waits until `stream` has handed on all it had, so that the two
+        /// encoders, each in its own thread, do not swap pictures at a switch.
+        /// Mostly it has.
+        fn finish(&self, stream: Stream) {
+            let i = stream.index();
+            let (state, result) = self
+                .left
+                .wait_timeout_while(self.state(), HAND_OVER, |state| {
+                    !state.pending[i].is_empty()
+                })
+                .unwrap_or_else(PoisonError::into_inner);
+            drop(state);
+            if result.timed_out() {
+                gst::warning!(
+                    CAT,
+                    imp = self,
+                    "stream {i} is slow to hand on its pictures"
+                );
+            }
         }
 
         fn hand(
@@ -435,13 +462,14 @@ pub mod imp {
                     pending.drain(..=at);
                 }
             }
+            self.left.notify_all();
             match result {
                 Err(gst::FlowError::NotLinked) if tag.background => Ok(gst::FlowSuccess::Ok),
                 result => result,
             }
         }
 
-        fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        fn sink_event(&self, event: gst::Event) -> bool {
             use gst::EventView;
             match event.view() {
                 EventView::Caps(caps) if !self.new_caps(caps.caps()) => return false,
@@ -471,7 +499,6 @@ pub mod imp {
                 }
                 _ => {}
             }
-            gst::trace!(CAT, obj = pad, "forwarding {:?}", event.type_());
             // Both encoders see each event; with one is enough.
             let mut done = false;
             for raw in &self.raw {
@@ -698,11 +725,11 @@ pub mod imp {
                         |router| router.chain(buffer),
                     )
                 })
-                .event_function(|pad, parent, event| {
+                .event_function(|_, parent, event| {
                     Router::catch_panic_pad_function(
                         parent,
                         || false,
-                        |router| router.sink_event(pad, event),
+                        |router| router.sink_event(event),
                     )
                 })
                 .query_function(|pad, parent, query| {
@@ -720,6 +747,7 @@ pub mod imp {
                 src: OnceLock::new(),
                 owner: OnceLock::new(),
                 state: Mutex::default(),
+                left: Condvar::new(),
             }
         }
     }

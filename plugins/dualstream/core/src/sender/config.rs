@@ -3,8 +3,8 @@ use dualstream_common::{Bitrate, Ratio};
 use std::fmt;
 use std::time::Duration;
 
-/// What a user sets. The defaults come from the simulation that this design
-/// rests on (docs/dual-stream.md).
+/// What a user sets. The defaults are constants between what a moving and a
+/// still picture want (docs/dual-stream.md).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config {
     /// For both streams together.

@@ -28,6 +28,7 @@ gstreamer1.0-plugins-bad
 gstreamer1.0-plugins-ugly
 gstreamer1.0-libav
 gstreamer1.0-nice
+iproute2
 "
 # The same by what they bring, for systems without dpkg.
 PROGRAMS="cc pkg-config python3 meson ninja gst-inspect-1.0"

@@ -7,7 +7,6 @@ mod child;
 mod events;
 mod link;
 mod log;
-mod picture;
 mod plots;
 mod progress;
 mod receive;
@@ -15,7 +14,6 @@ mod record;
 mod report;
 mod run;
 mod send;
-mod source;
 mod stats;
 mod tag;
 
@@ -28,7 +26,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::events::{Event, say};
 use crate::link::LinkWish;
-use crate::source::{Clip, Size};
+use dualstream_clip::source::{self, Clip, Size};
 
 #[derive(Parser)]
 #[command(version, about)]

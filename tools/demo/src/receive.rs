@@ -12,8 +12,8 @@ use gst::prelude::*;
 use crate::events::{Event, Order, Orders, Showing, say, wall_clock};
 use crate::log::{Shown, write_lines};
 use crate::record::Worker;
-use crate::source::{Clip, describe};
 use crate::tag::{Numbers, Tag, captured, codec_in, note_stats};
+use dualstream_clip::source::{Clip, describe};
 
 const SLICE: Duration = Duration::from_millis(50);
 /// For a picture that comes twice, after the last one.

@@ -2,7 +2,7 @@
 //! The receiver behind a coded video in one process, instead of a network.
 
 use super::*;
-use crate::source::{Pictures, Size};
+use dualstream_clip::source::{Pictures, Size};
 
 fn options() -> Options {
     let path = |name: &str| {
@@ -125,7 +125,7 @@ fn every_picture_is_written_down_compared_and_recorded() {
         size: None,
     })
     .unwrap();
-    let count = std::iter::from_fn(|| recorded.next().unwrap()).count();
+    let count = std::iter::from_fn(|| recorded.read().unwrap()).count();
     assert_eq!(count, 59, "all but the one without a number");
     std::fs::remove_file(&options.video).unwrap();
 }

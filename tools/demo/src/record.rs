@@ -10,8 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use gst::prelude::*;
 
 use crate::background::{run_in_background, step_back};
-use crate::picture::psnr_of;
-use crate::source::{Clip, Pictures, describe};
+use dualstream_clip::picture::psnr_of;
+use dualstream_clip::source::{Clip, Pictures, describe};
 
 /// Pictures that wait for the comparison, at most.
 const QUEUE_BYTES: usize = 512 << 20;
@@ -81,7 +81,7 @@ impl Reference {
     /// if it is the last one.
     fn at(&mut self, number: u64) -> Result<Option<&gst::Sample>> {
         while self.count <= number {
-            match self.pictures.next()? {
+            match self.pictures.read()? {
                 Some(sample) => self.current = Some(sample),
                 None => return Ok(None),
             }
@@ -97,8 +97,10 @@ impl Reference {
 
 fn work(clip: &Clip, path: &Path, items: &Receiver<Item>) -> Result<Vec<(usize, f64)>> {
     step_back();
+    let pipeline = gst::Pipeline::new();
+    run_in_background(&pipeline);
     let mut reference = Reference {
-        pictures: Pictures::open_in_background(clip)?,
+        pictures: Pictures::open_in(pipeline, clip)?,
         count: 0,
         current: None,
     };

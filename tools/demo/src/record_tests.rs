@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 use super::*;
-use crate::picture::PSNR_MAX_DB;
-use crate::source::Size;
+use dualstream_clip::picture::PSNR_MAX_DB;
+use dualstream_clip::source::Size;
 
 fn clip() -> Clip {
     Clip {
@@ -20,7 +20,7 @@ fn decoded(path: &Path) -> Vec<gst::Sample> {
         size: None,
     })
     .unwrap();
-    std::iter::from_fn(|| pictures.next().unwrap()).collect()
+    std::iter::from_fn(|| pictures.read().unwrap()).collect()
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn shown_pictures_are_compared_by_number_and_recorded_at_the_clips_times() {
     gst::init().unwrap();
     let path = std::env::temp_dir().join(format!("dualstream-demo-{}-rec.mp4", std::process::id()));
     let mut pictures = Pictures::open(&clip()).unwrap();
-    let source: Vec<_> = std::iter::from_fn(|| pictures.next().unwrap())
+    let source: Vec<_> = std::iter::from_fn(|| pictures.read().unwrap())
         .take(60)
         .collect();
     // Picture 20 is never shown, 30 is shown as number 31 as well, 10 twice.

@@ -19,9 +19,9 @@ use crate::events::Event;
 use crate::link::{Link, LinkWish};
 use crate::log::{Sent, Shown, read_lines};
 use crate::progress::Progress;
-use crate::source::{Clip, ClipInfo};
 use crate::stats::{Setting, Summary, coded, summarise};
 use crate::{progress, report};
+use dualstream_clip::source::{Clip, ClipInfo};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Signalling, ICE, DTLS, first key frame.

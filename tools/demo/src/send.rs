@@ -11,8 +11,8 @@ use gst::prelude::*;
 
 use crate::events::{Event, Order, Orders, say, wall_clock};
 use crate::log::{Coded, Sent, write_lines};
-use crate::source::{Clip, Pictures, describe};
 use crate::tag::{Numbers, Tag, captured, codec_in, note_stats};
+use dualstream_clip::source::{Clip, Pictures, describe};
 
 /// How long one wait lasts before orders and errors are looked at again.
 const SLICE: Duration = Duration::from_millis(20);
@@ -69,7 +69,7 @@ pub fn send(options: &Options) -> Result<()> {
 fn run(options: &Options, record: &Shared) -> Result<()> {
     let orders = Orders::listen();
     let mut pictures = Pictures::open(&options.clip)?;
-    let first = pictures.next()?.context("there is no video in it")?;
+    let first = pictures.read()?.context("there is no video in it")?;
     let sender = Sender::new(options, &first, record)?;
     say(&Event::Hello {
         rattan_id: std::env::var("RATTAN_ID").ok(),
@@ -195,7 +195,7 @@ impl Sender {
                 });
             }
             self.push(&sample, pts)?;
-            next = pictures.next()?;
+            next = pictures.read()?;
         }
         let mut last = (0, Instant::now());
         loop {

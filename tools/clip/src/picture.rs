@@ -78,6 +78,76 @@ pub fn psnr_of(a: &gst::Sample, b: &gst::Sample) -> Option<f64> {
     psnr(Luma::of(&frame_a)?, Luma::of(&frame_b)?)
 }
 
+/// Windows of the structural similarity: 8x8 pixels, one each 4 pixels.
+const BLOCK: usize = 4;
+
+/// Sums over a block of 4x4 pixels.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    a: u32,
+    b: u32,
+    squares: u32,
+    products: u32,
+}
+
+/// Mean structural similarity of the luma (Wang, Bovik, Sheikh and Simoncelli,
+/// "Image quality assessment", 2004) over flat windows of 8x8 pixels that
+/// overlap by half, which is what encoders report; the paper's window is a
+/// Gaussian. `None` for pictures of different sizes or below 8x8.
+pub fn ssim(a: Luma<'_>, b: Luma<'_>) -> Option<f64> {
+    if (a.width, a.height) != (b.width, b.height) {
+        return None;
+    }
+    let (columns, rows) = (a.width / BLOCK, a.height / BLOCK);
+    let windows = columns.checked_sub(1)? * rows.checked_sub(1)?;
+    if windows == 0 {
+        return None;
+    }
+    let mut above = vec![Sums::default(); columns];
+    let mut here = vec![Sums::default(); columns];
+    let mut sum = 0.0;
+    for row in 0..rows {
+        here.fill(Sums::default());
+        for y in row * BLOCK..(row + 1) * BLOCK {
+            add_line(&mut here, a.line(y)?, b.line(y)?);
+        }
+        if row > 0 {
+            for (above, here) in above.windows(2).zip(here.windows(2)) {
+                sum += similarity([above[0], above[1], here[0], here[1]]);
+            }
+        }
+        std::mem::swap(&mut above, &mut here);
+    }
+    Some(sum / windows as f64)
+}
+
+fn add_line(blocks: &mut [Sums], a: &[u8], b: &[u8]) {
+    for ((sums, a), b) in blocks
+        .iter_mut()
+        .zip(a.chunks_exact(BLOCK))
+        .zip(b.chunks_exact(BLOCK))
+    {
+        for (&a, &b) in a.iter().zip(b) {
+            let (a, b) = (u32::from(a), u32::from(b));
+            sums.a += a;
+            sums.b += b;
+            sums.squares += a * a + b * b;
+            sums.products += a * b;
+        }
+    }
+}
+
+fn similarity(blocks: [Sums; 4]) -> f64 {
+    const PIXELS: f64 = (4 * BLOCK * BLOCK) as f64;
+    const C1: f64 = (0.01 * 255.0) * (0.01 * 255.0);
+    const C2: f64 = (0.03 * 255.0) * (0.03 * 255.0);
+    let total = |of: fn(&Sums) -> u32| f64::from(blocks.iter().map(of).sum::<u32>()) / PIXELS;
+    let (a, b) = (total(|s| s.a), total(|s| s.b));
+    let variances = total(|s| s.squares) - a * a - b * b;
+    let covariance = total(|s| s.products) - a * b;
+    (2.0 * a * b + C1) * (2.0 * covariance + C2) / ((a * a + b * b + C1) * (variances + C2))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,5 +204,26 @@ mod tests {
             ..luma(16, 16, &a)
         };
         assert_eq!(psnr(short, short), None, "plane shorter than its height");
+        assert_eq!(ssim(luma(16, 16, &a), luma(8, 8, &a)), None);
+        assert_eq!(ssim(luma(0, 1, &[]), luma(0, 1, &[])), None);
+        assert_eq!(ssim(luma(16, 16, &a), luma(16, 16, &a)), None, "4 lines");
+    }
+
+    #[test]
+    fn known_frames_have_known_ssim() {
+        // Flat pictures: only the first factor, (2ab + C1) / (a² + b² + C1).
+        let (a, b) = (vec![100u8; 64 * 32], vec![105u8; 64 * 32]);
+        let flat = ssim(luma(64, 64, &a), luma(64, 64, &b)).unwrap();
+        assert!((flat - 0.998_811).abs() < 1e-6, "{flat}");
+        // A pattern of mean 128 and variance 64, and its negative: only the
+        // second factor, (C2 - 2 * 64) / (C2 + 2 * 64).
+        let pattern: Vec<u8> = (0..64 * 32).map(|i| 120 + 16 * (i % 2) as u8).collect();
+        let negative: Vec<u8> = pattern.iter().map(|p| 136 - (p - 120)).collect();
+        let same = ssim(luma(64, 64, &pattern), luma(64, 64, &pattern)).unwrap();
+        assert!((same - 1.0).abs() < 1e-12, "{same}");
+        let opposite = ssim(luma(64, 64, &pattern), luma(64, 64, &negative)).unwrap();
+        let c2 = 58.5225;
+        let expected = (c2 - 128.0) / (c2 + 128.0);
+        assert!((opposite - expected).abs() < 1e-6, "{opposite} {expected}");
     }
 }

@@ -8,8 +8,6 @@ use anyhow::{Context, Result, anyhow, bail};
 use gst::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::background::run_in_background;
-
 const SLICE: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 /// 15 s: the first picture of a file on a slow disk, with room to spare.
 const PICTURE_SLICES: u64 = 300;
@@ -81,14 +79,8 @@ impl Pictures {
         Self::open_in(gst::Pipeline::new(), clip)
     }
 
-    /// Decoded by threads that take what the others leave.
-    pub fn open_in_background(clip: &Clip) -> Result<Self> {
-        let pipeline = gst::Pipeline::new();
-        run_in_background(&pipeline);
-        Self::open_in(pipeline, clip)
-    }
-
-    fn open_in(pipeline: gst::Pipeline, clip: &Clip) -> Result<Self> {
+    /// In an empty pipeline of the caller's.
+    pub fn open_in(pipeline: gst::Pipeline, clip: &Clip) -> Result<Self> {
         let sink = gst_app::AppSink::builder()
             .sync(false)
             .max_buffers(4)
@@ -156,7 +148,7 @@ impl Pictures {
     }
 
     /// `None` at the end of the clip.
-    pub fn next(&mut self) -> Result<Option<gst::Sample>> {
+    pub fn read(&mut self) -> Result<Option<gst::Sample>> {
         let bus = self.pipeline.bus().context("the pipeline has no bus")?;
         for _ in 0..PICTURE_SLICES {
             if let Some(sample) = self.sink.try_pull_sample(SLICE) {
@@ -184,7 +176,7 @@ impl Pictures {
 /// Decodes the first picture: the check that a file is a video.
 pub fn inspect(clip: &Clip) -> Result<ClipInfo> {
     let mut pictures = Pictures::open(clip)?;
-    let sample = pictures.next()?.context("there is no video in it")?;
+    let sample = pictures.read()?.context("there is no video in it")?;
     let caps = sample.caps().context("a picture without caps")?;
     let info = gst_video::VideoInfo::from_caps(caps)?;
     let fps = info.fps();
@@ -295,8 +287,8 @@ mod tests {
         let mut b = Pictures::open(&test_clip()).unwrap();
         let mut last: Option<gst::Sample> = None;
         let mut count = 0;
-        while let Some(picture) = a.next().unwrap() {
-            let again = b.next().unwrap().expect("as long as the first time");
+        while let Some(picture) = a.read().unwrap() {
+            let again = b.read().unwrap().expect("as long as the first time");
             assert_eq!(
                 crate::picture::psnr_of(&picture, &again),
                 Some(crate::picture::PSNR_MAX_DB),
@@ -310,14 +302,14 @@ mod tests {
             }
             count += 1;
         }
-        assert!(b.next().unwrap().is_none());
+        assert!(b.read().unwrap().is_none());
         assert_eq!(count, 600);
     }
 
     #[test]
     fn a_missing_or_broken_or_empty_file_is_an_error_that_says_so() {
         gst::init().unwrap();
-        let path = std::env::temp_dir().join(format!("dualstream-demo-{}.mp4", std::process::id()));
+        let path = std::env::temp_dir().join(format!("dualstream-clip-{}.mp4", std::process::id()));
         let clip = Clip {
             file: Some(path.clone()),
             size: None,

@@ -148,7 +148,7 @@ impl Ratio {
 
     /// The nearest ratio; not-a-number gives 0.
     #[must_use]
-    pub fn clamped(value: f64) -> Self {
+    pub const fn clamped(value: f64) -> Self {
         if value.is_nan() {
             Self::ZERO
         } else {

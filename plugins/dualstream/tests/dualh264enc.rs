@@ -424,9 +424,16 @@ fn requests_of_receiver_and_application_are_told_apart() {
     assert!(bench.src.send_event(event));
     bench.run(3);
     assert_eq!(bench.stat("background-key-frames"), 1, "one is under way");
-    // A loss while nothing is acknowledged.
+    // A loss when nothing is acknowledged, but the background key frame has
+    // had the time to leave.
     bench.run(5);
     bench.pli(0);
+    let frame = bench.picture().remove(0);
+    assert!(!frame.key && !frame.background && !frame.acknowledged);
+    assert_eq!(frame.stream, 1);
+    // It did not help.
+    bench.run(4);
+    bench.pli(1);
     assert!(bench.picture().iter().any(|f| f.key && !f.background));
 }
 
@@ -448,6 +455,46 @@ fn a_loss_is_answered_from_the_acknowledged_picture_and_decodes() {
     assert!(!frame.key && frame.acknowledged && frame.stream == 0);
     assert_eq!(bench.stat("recoveries-by-reference"), 1);
     bench.run(5);
+    let own: Vec<Frame> = bench
+        .frames()
+        .iter()
+        .filter(|f| f.stream == 0)
+        .cloned()
+        .collect();
+    let psnr = decode(&own, bench.size);
+    assert_eq!(psnr.len(), own.len());
+    assert!(min(&psnr[1..]) > 20.0, "{psnr:?}");
+}
+
+#[test]
+fn a_warm_standby_gets_small_frames_and_a_loss_is_answered_from_the_newest() {
+    let mut bench = Bench::new("bitrate=800000 warm-interval=300", true);
+    bench.run(20);
+    refresh_to_switch(&mut bench, 3);
+    let last = bench
+        .frames()
+        .iter()
+        .rfind(|f| f.stream == 0)
+        .cloned()
+        .expect("the former display stream");
+    bench.complete(&last);
+    for round in 1..=3 {
+        let mut kept = None;
+        for _ in 0..15 {
+            kept = bench.picture().into_iter().find(|f| f.background);
+            if kept.is_some() {
+                break;
+            }
+        }
+        let kept = kept.expect("within 300 ms and a little");
+        assert!(!kept.key && kept.acknowledged && kept.stream == 0);
+        assert!(kept.size() < 800_000 / 8 / 30 * 3 / 2, "{}", kept.size());
+        assert_eq!(bench.stat("warm-frames"), round);
+        bench.complete(&kept);
+    }
+    bench.pli(1);
+    let frame = bench.picture().remove(0);
+    assert!(!frame.key && frame.acknowledged && frame.stream == 0);
     let own: Vec<Frame> = bench
         .frames()
         .iter()

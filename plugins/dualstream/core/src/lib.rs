@@ -2,6 +2,7 @@
 //! The dual-stream algorithm without GStreamer: told the time, told the
 //! input, it returns what to do. See docs/dual-stream.md.
 
+pub mod quantiser;
 pub mod receiver;
 pub mod sender;
 pub mod trickle;

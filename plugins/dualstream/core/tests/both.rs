@@ -121,13 +121,13 @@ impl Session {
             self.commits.push(self.now);
         }
         self.sender
-            .coded(tag.stream, tag.number, DataSize::from_bytes(4000));
+            .coded(tag.stream, tag.number, DataSize::from_bytes(4000), None);
         self.sender.sent(self.now, tag.stream, tag.number);
         self.send(Message::Frame(tag));
         if let Some(coding) = plan.background {
             let tag = coding.tag;
             self.sender
-                .coded(tag.stream, tag.number, DataSize::from_bytes(20_000));
+                .coded(tag.stream, tag.number, DataSize::from_bytes(20_000), None);
             self.trickling = Some((self.now + self.trickle, tag));
         }
     }
@@ -284,13 +284,13 @@ fn all_feedback_lost_for_a_while_is_survived() {
 
 #[test]
 fn a_lost_display_frame_is_answered_by_a_switch_where_a_reference_is_known() {
-    // Frame 110 is lost; by then a refresh was committed and the former
+    // Frame 140 is lost; by then a refresh was committed and the former
     // display stream's last picture acknowledged.
     let mut session = Session::new(
         REFRESH,
-        |m, _| matches!(m, Message::Frame(tag) if tag.number == 110 && !tag.background),
+        |m, _| matches!(m, Message::Frame(tag) if tag.number == 140 && !tag.background),
     );
-    session.run(Duration::from_millis(4900));
+    session.run(Duration::from_millis(5500));
     let stats = session.sender.stats();
     assert_eq!(stats.recoveries_by_reference, 1, "{stats:?}");
     assert_eq!(stats.display_key_frames, 1);

@@ -407,9 +407,14 @@ proptest! {
     /// Hostile input: bounded, in order, conserved, and not stuck after it.
     #[test]
     fn any_input_is_survived(ops in proptest::collection::vec(op(), 0..400)) {
-        // The generation of the sender that takes over below: numbers a little
-        // ahead of its own, in its own generation, would make it late.
-        prop_assume!(!ops.iter().any(|op| matches!(op, Op::Unit(_, Some(tag), ..) if tag[3] == 77)));
+        // Numbers near those of the sender that takes over below, in its own
+        // generation or one that comes after, would make it late by right.
+        let near = |tag: &[u8; 4]| {
+            let number = u16::from_be_bytes([tag[1], tag[2]]);
+            tag[3].wrapping_sub(77) < 128 && number.abs_diff(30_000) < 2000
+        };
+        let mut ops = ops;
+        ops.retain(|op| !matches!(op, Op::Unit(_, Some(tag), ..) if near(tag)));
         let mut receiver = Receiver::new(Config::default()).unwrap();
         let mut now = 10_000i64;
         let mut serial = 0u64;

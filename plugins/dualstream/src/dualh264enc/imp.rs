@@ -22,8 +22,9 @@
  * * A `GstForceKeyUnit` event upstream that carries `ssrc` or `payload` comes
  *   from the RTP session, which has a PLI or FIR from the receiver: *recovery*.
  *   It is answered with the next picture: with a P frame on the standby stream
- *   if the receiver has acknowledged that stream's newest picture, else with a
- *   key frame on the display stream.
+ *   if the receiver has, or by then will have, that stream's newest picture,
+ *   else with a key frame on the display stream. `warm-interval` keeps that
+ *   picture young.
  * * A `GstForceKeyUnit` event upstream without these fields, or downstream
  *   through the sink pad, comes from the application: *refresh*. It is served
  *   in the background, as is `refresh-interval`.
@@ -32,7 +33,8 @@
  *
  * `bitrate` is the rate of both streams together. It is changed in place,
  * without a key frame, and the display encoder's buffer is always one frame
- * time. The upstream event `application/x-network-estimate` sets it too,
+ * time. An encoder that uses less than it is given is asked for up to 5 % more,
+ * one that uses more is asked for less. The upstream event `application/x-network-estimate` sets it too,
  * within `min-bitrate` and `max-bitrate`.
  *
  * ## Example
@@ -52,11 +54,13 @@
  * | `bitrate` | u64 | target in use, bit/s |
  * | `pictures` | u64 | raw pictures taken in |
  * | `encoder-calls` | u64 | pictures given to encoders |
+ * | `frames-left` | u64 | coded frames that have left the element |
  * | `display-frames`, `display-bytes`, `largest-display-frame` | u64 | coded for display; bytes |
  * | `background-frames`, `background-bytes`, `largest-background-frame` | u64 | coded in the background; bytes |
  * | `display-key-frames` | u64 | asked for on the display stream |
  * | `unexpected-key-frames` | u64 | made by the encoder without being asked |
  * | `background-key-frames`, `catch-up-frames` | u64 | |
+ * | `warm-frames` | u64 | background frames that only keep the standby's reference young |
  * | `switches` | u64 | changes of the display stream |
  * | `recoveries-by-reference`, `recoveries-by-key-frame` | u64 | losses answered |
  * | `requests-ignored` | u64 | requests about a loss already answered |
@@ -71,7 +75,7 @@ use super::collector::Collector;
 use super::encoder::{self, Family, Format};
 use super::router::{self, Owner, Router};
 use dualstream_common::{Bitrate, Ratio};
-use dualstream_core::sender::{Config, EncoderRate, Single};
+use dualstream_core::sender::{Config, EncoderRate, Single, Warm};
 use dualstream_core::wire::Stream;
 use gst::glib;
 use gst::prelude::*;
@@ -88,6 +92,9 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 });
 
 const AUTO: &str = "auto";
+/// Of `warm-interval`.
+const WARM_AUTO: i32 = -1;
+const WARM_MAX: i32 = Config::WARM_INTERVAL.1.as_millis() as i32;
 
 // Lock order: settings, then chosen; none is held over a call to an element.
 
@@ -102,6 +109,8 @@ struct Settings {
     background_share: f64,
     keyframe_budget: f64,
     max_catch_up_frames: u32,
+    start_budget: f64,
+    warm_interval: i32,
     mode: Mode,
 }
 
@@ -118,12 +127,23 @@ impl Default for Settings {
             background_share: config.background_share.value(),
             keyframe_budget: config.keyframe_budget,
             max_catch_up_frames: config.max_catch_up_frames,
+            start_budget: config.start_budget,
+            warm_interval: WARM_AUTO,
             mode: Mode::default(),
         }
     }
 }
 
 impl Settings {
+    /// Below the least interval, the least.
+    fn warm(&self) -> Warm {
+        match u64::try_from(self.warm_interval) {
+            Err(_) => Warm::Auto,
+            Ok(0) => Warm::Off,
+            Ok(ms) => Warm::Interval(Duration::from_millis(ms).max(Config::WARM_INTERVAL.0)),
+        }
+    }
+
     /// Where `min-bitrate` and `max-bitrate` cross, the maximum wins.
     fn bounds(&self) -> (Bitrate, Bitrate) {
         let max = u64::from(self.max_bitrate);
@@ -165,11 +185,11 @@ impl Owner for Link {
         }
     }
 
-    fn set_rate(&self, stream: Stream, rate: EncoderRate) {
+    fn set_rate(&self, stream: Stream, rate: EncoderRate, key: bool) {
         let Some(bin) = self.0.upgrade() else { return };
         let imp = bin.imp();
         if let (Some(chosen), Some(encoder)) = (imp.chosen(), imp.encoder(stream)) {
-            chosen.family.set_rate(&encoder, rate);
+            chosen.family.set_rate(&encoder, rate, key);
         }
     }
 
@@ -229,6 +249,8 @@ impl DualH264Enc {
                 config.background_share = Ratio::clamped(settings.background_share);
                 config.keyframe_budget = settings.keyframe_budget;
                 config.max_catch_up_frames = settings.max_catch_up_frames;
+                config.start_budget = settings.start_budget;
+                config.warm = settings.warm();
             });
     }
 
@@ -262,10 +284,7 @@ impl DualH264Enc {
     }
 
     fn rate(&self) -> EncoderRate {
-        self.router.imp().snapshot(|core, _| EncoderRate {
-            bitrate: core.config().target,
-            buffer: core.config().frame_time,
-        })
+        self.router.imp().snapshot(|core, _| core.start_rate())
     }
 
     /// The first family that is installed and reaches READY, or a reason.
@@ -337,7 +356,7 @@ impl DualH264Enc {
             .family
             .set_up(&element, chosen.format, settings.max_bitrate.into());
         if chosen.family.rate_at_start() {
-            chosen.family.set_rate(&element, rate);
+            chosen.family.set_rate(&element, rate, true);
         }
         self.user_properties(&element, settings.encoder_properties.as_ref());
         if let Some(old) = self.encoder(stream) {
@@ -460,6 +479,7 @@ impl DualH264Enc {
                 .field("bitrate", core.config().target.as_bps())
                 .field("pictures", s.pictures)
                 .field("encoder-calls", traffic.encoder_calls)
+                .field("frames-left", traffic.frames_left)
                 .field("display-frames", traffic.display_frames)
                 .field("display-bytes", traffic.display_bytes)
                 .field("largest-display-frame", traffic.largest_display_frame)
@@ -470,6 +490,7 @@ impl DualH264Enc {
                 .field("unexpected-key-frames", traffic.unexpected_key_frames)
                 .field("background-key-frames", s.background_key_frames)
                 .field("catch-up-frames", s.catch_up_frames)
+                .field("warm-frames", s.warm_frames)
                 .field("switches", s.switches)
                 .field("recoveries-by-reference", s.recoveries_by_reference)
                 .field("recoveries-by-key-frame", s.recoveries_by_key_frame)
@@ -566,7 +587,7 @@ impl ObjectImpl for DualH264Enc {
                     .build(),
                 glib::ParamSpecDouble::builder("background-share")
                     .nick("Background Share")
-                    .blurb("Part of the bitrate that a background frame gets while it is being sent")
+                    .blurb("Part of the bitrate that a background frame gets at least while it is being sent; what the display encoder leaves unused counts to it")
                     .minimum(Config::SHARE.0)
                     .maximum(Config::SHARE.1)
                     .default_value(d.background_share)
@@ -574,7 +595,7 @@ impl ObjectImpl for DualH264Enc {
                     .build(),
                 glib::ParamSpecDouble::builder("keyframe-budget")
                     .nick("Key Frame Budget")
-                    .blurb("Upper limit of a background key frame's size, in frame times at the bitrate; encoders without a buffer setting (openh264enc) come near it only")
+                    .blurb("Upper limit of a background key frame's size, in frame times at the bitrate; within it the size follows what the picture needs. Encoders without a buffer setting (openh264enc) come near it only")
                     .minimum(Config::BUDGET.0)
                     .maximum(Config::BUDGET.1)
                     .default_value(d.keyframe_budget)
@@ -586,6 +607,22 @@ impl ObjectImpl for DualH264Enc {
                     .minimum(Config::CATCH_UPS.0)
                     .maximum(Config::CATCH_UPS.1)
                     .default_value(d.max_catch_up_frames)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecDouble::builder("start-budget")
+                    .nick("Start Budget")
+                    .blurb("Upper limit of the very first key frame's size, in frame times at the bitrate; the next pictures are smaller until it is made up for")
+                    .minimum(Config::BUDGET.0)
+                    .maximum(Config::BUDGET.1)
+                    .default_value(d.start_budget)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecInt::builder("warm-interval")
+                    .nick("Warm Interval")
+                    .blurb("Age at which the standby's acknowledged picture is replaced by a younger one, so that a loss is answered by a small frame from it, in ms; below 100 it is 100; 0 = not replaced, and none made where there is none; -1 = auto, 1 s or 15 pictures")
+                    .minimum(WARM_AUTO)
+                    .maximum(WARM_MAX)
+                    .default_value(d.warm_interval)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecEnum::builder_with_default::<Mode>("mode", d.mode)
@@ -635,6 +672,8 @@ impl ObjectImpl for DualH264Enc {
             "background-share" => set!(background_share),
             "keyframe-budget" => set!(keyframe_budget),
             "max-catch-up-frames" => set!(max_catch_up_frames),
+            "start-budget" => set!(start_budget),
+            "warm-interval" => set!(warm_interval),
             "mode" => set!(mode),
             name => gst::error!(CAT, imp = self, "no property {name} can be set"),
         }
@@ -656,6 +695,8 @@ impl ObjectImpl for DualH264Enc {
             "background-share" => s.background_share.to_value(),
             "keyframe-budget" => s.keyframe_budget.to_value(),
             "max-catch-up-frames" => s.max_catch_up_frames.to_value(),
+            "start-budget" => s.start_budget.to_value(),
+            "warm-interval" => s.warm_interval.to_value(),
             "mode" => s.mode.to_value(),
             "display-stream" => (self.router.imp().display().index() as u32).to_value(),
             "stats" => self.stats().to_value(),

@@ -15,6 +15,7 @@
 use super::encoder::Format;
 use crate::meta;
 use dualstream_common::{Bitrate, DataSize, Timestamp};
+use dualstream_core::quantiser::QuantiserReader;
 use dualstream_core::sender::{Coding, Config, EncoderRate, Feedback, Sender};
 use dualstream_core::wire::{FrameTag, Stream};
 use gst::glib;
@@ -31,7 +32,8 @@ pub trait Owner: Send + Sync {
     fn second_linked(&self) -> bool;
     /// The first format is known: the encoders can be set up for it.
     fn format(&self, format: Format);
-    fn set_rate(&self, stream: Stream, rate: EncoderRate);
+    /// `key`: for a key frame.
+    fn set_rate(&self, stream: Stream, rate: EncoderRate, key: bool);
     /// Puts a new encoder in place of the idle one of `stream`, if its kind
     /// needs that for a key frame of full size.
     fn renew(&self, stream: Stream, rate: EncoderRate);
@@ -68,6 +70,8 @@ pub struct Traffic {
     pub largest_background_frame: u64,
     pub unexpected_key_frames: u64,
     pub encoder_calls: u64,
+    /// Frames that were pushed out and taken.
+    pub frames_left: u64,
     pub bad_events: u64,
 }
 
@@ -98,7 +102,9 @@ struct State {
     last_picture: Option<(Timestamp, Option<Timestamp>)>,
     pending: [VecDeque<Pending>; 2],
     pushing: [bool; 2],
-    applied: [Option<EncoderRate>; 2],
+    /// What each encoder is set to, and whether for a key frame.
+    applied: [Option<(EncoderRate, bool)>; 2],
+    quantisers: [QuantiserReader; 2],
     background_rate: Option<Bitrate>,
     traffic: Traffic,
 }
@@ -116,6 +122,7 @@ impl Default for State {
             pending: Default::default(),
             pushing: [false; 2],
             applied: [None; 2],
+            quantisers: Default::default(),
             background_rate: None,
             traffic: Traffic::default(),
         }
@@ -281,10 +288,14 @@ pub mod imp {
                     }
                     state.traffic.encoder_calls += 1;
                 }
-                let rate = (state.background_rate != Some(plan.background_rate)
-                    || plan.background.is_some())
-                .then_some(plan.background_rate);
-                state.background_rate = Some(plan.background_rate);
+                let changed = state.background_rate != Some(plan.background_rate);
+                let of_use =
+                    state.core.phase().in_flight() || plan.background_rate == Bitrate::ZERO;
+                let rate = (plan.background.is_some() || changed && of_use)
+                    .then_some(plan.background_rate);
+                if rate.is_some() {
+                    state.background_rate = rate;
+                }
                 let switched = state.core.display() != display;
                 (plan, switched, state.core.single() != single, rate)
             };
@@ -372,15 +383,17 @@ pub mod imp {
                     .iter()
                     .find(|p| p.coding.tag == tag)
                     .map(|p| p.coding.rate);
-                let rate = rate.filter(|rate| state.applied[i] != Some(*rate));
+                let rate = rate
+                    .map(|rate| (rate, tag.key))
+                    .filter(|rate| state.applied[i] != Some(*rate));
                 if rate.is_some() {
                     state.applied[i] = rate;
                 }
                 rate
             };
-            if let Some(rate) = rate {
+            if let Some((rate, key)) = rate {
                 gst::log!(CAT, imp = self, "stream {i}: {rate:?}");
-                owner.set_rate(stream, rate);
+                owner.set_rate(stream, rate, key);
             }
             if tag.key {
                 let event = gst_video::UpstreamForceKeyUnitEvent::builder()
@@ -397,7 +410,7 @@ pub mod imp {
 
         /// A new encoder was put in place, set to `rate` if it is known.
         pub fn renewed(&self, stream: Stream, rate: Option<EncoderRate>) {
-            self.state().applied[stream.index()] = rate;
+            self.state().applied[stream.index()] = rate.map(|rate| (rate, true));
         }
 
         pub fn coded_chain(
@@ -440,9 +453,13 @@ pub mod imp {
                 *frames += 1;
                 *bytes += size;
                 *largest = size.max(*largest);
+                let quantiser = buffer
+                    .map_readable()
+                    .ok()
+                    .and_then(|data| state.quantisers[i].read(&data));
                 state
                     .core
-                    .coded(stream, tag.number, DataSize::from_bytes(size));
+                    .coded(stream, tag.number, DataSize::from_bytes(size), quantiser);
                 state.pushing[i] = true;
                 FrameTag { key, ..tag }
             };
@@ -452,6 +469,7 @@ pub mod imp {
             {
                 let mut state = self.state();
                 state.pushing[i] = false;
+                state.traffic.frames_left += 1;
                 let now = self.now(&state);
                 state.core.sent(now, stream, tag.number);
                 let pending = &mut state.pending[i];
@@ -555,6 +573,7 @@ pub mod imp {
                 }
                 let mut config = *state.core.config();
                 config.frame_time = frame_time;
+                config.pixels = u64::from(info.width()) * u64::from(info.height());
                 if let Err(err) = state.core.set_config(config) {
                     gst::error!(CAT, imp = self, "{err}");
                 }

@@ -41,7 +41,7 @@ impl AccessUnit {
 }
 
 /// Where the next NAL unit begins, behind its start code.
-fn next_nal(data: &[u8], from: usize) -> Option<usize> {
+pub(crate) fn next_nal(data: &[u8], from: usize) -> Option<usize> {
     let rest = data.get(from..)?;
     rest.windows(3)
         .position(|w| w == [0, 0, 1])

@@ -25,6 +25,7 @@
 //!   complete.
 
 mod access_unit;
+pub(crate) use access_unit::next_nal;
 mod announce;
 mod arrival;
 mod lane;

@@ -14,13 +14,17 @@
 //! pictures nothing can be late.
 
 mod config;
+mod content;
 mod phase;
+mod rates;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Warm};
 pub use phase::{Action, Phase, Signal};
 
 use crate::wire::{FrameTag, Stream};
-use dualstream_common::{Bitrate, DataSize, ExtSeq, Timestamp};
+use content::Content;
+use dualstream_common::{Bitrate, DataSize, ExtSeq, Ratio, Timestamp};
+use rates::{Need, Rates};
 use std::time::Duration;
 
 /// How one encoder is to code one picture.
@@ -53,7 +57,8 @@ pub struct Plan {
     pub number: ExtSeq,
     pub display: Coding,
     pub background: Option<Coding>,
-    /// Rate at which background packets may leave.
+    /// Rate at which background packets may leave; zero: what waits goes at
+    /// once, before the display frame.
     pub background_rate: Bitrate,
 }
 
@@ -88,6 +93,8 @@ pub struct Stats {
     pub display_key_frames: u64,
     pub background_key_frames: u64,
     pub catch_up_frames: u64,
+    /// Background frames that only keep the standby's reference young.
+    pub warm_frames: u64,
     pub switches: u64,
     pub recoveries_by_reference: u64,
     pub recoveries_by_key_frame: u64,
@@ -102,7 +109,7 @@ pub struct Stats {
     /// From background key frame to commit, summed over `refreshes_committed`.
     pub commit_time: Duration,
     pub refreshes_committed: u64,
-    /// From the end of sending a background frame to its feedback.
+    /// From the time that a background frame has left to its feedback.
     pub rtt: Option<Duration>,
 }
 
@@ -112,9 +119,22 @@ struct Newest {
     number: ExtSeq,
     generation: u8,
     planned: Timestamp,
+    kind: Kind,
     size: Option<DataSize>,
     /// When the last byte was handed on.
     sent: Option<Timestamp>,
+    /// When it has left the sender, by the account of both streams: who hands
+    /// on at once has a pacer behind it.
+    left: Option<Timestamp>,
+}
+
+/// What a frame was coded for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Display { key: bool },
+    BackgroundKey { budget: f64 },
+    CatchUp,
+    Warm,
 }
 
 /// What is known of one stream.
@@ -126,6 +146,8 @@ struct Track {
 /// Refreshes given up in a row before a peer that never said anything is
 /// taken for one that does not know the message.
 const SILENT_REFRESHES: u32 = 3;
+/// Such a peer is given one more refresh after this time, doubled each time.
+const SILENT_RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 /// A commit that answers a loss is followed by a key frame if the receiver
 /// asks again within this time.
 const REFERENCE_DOUBT: Duration = Duration::from_secs(1);
@@ -145,8 +167,27 @@ const SEND_LIMIT: Duration = Duration::from_secs(15);
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 /// Weight of a new RTT sample is 1/8, as in RFC 6298.
 const RTT_GAIN: u32 = 8;
-/// A catch-up frame may take this part of the key frame's budget.
-const CATCH_UP_PART: f64 = 1.0 / 3.0;
+/// Frame times of a frame that keeps the standby warm.
+const WARM_BUDGET: f64 = 1.0;
+/// A standby without a reference gets one this long after the last key frame.
+const REWARM: Duration = Duration::from_secs(1);
+/// A loss makes the next one likely for this long. Until then the time without
+/// a reference is kept short: the background gets this share at least, and a
+/// key frame this budget at most.
+const LOSSY: Duration = Duration::from_secs(10);
+const LOSSY_SHARE: f64 = 0.35;
+const LOSSY_BUDGET: f64 = 4.0;
+/// After a loss up to so many frame times of the standby's newest frame are
+/// sent at once, before a frame that predicts from it. More would be later
+/// than a small key frame is bad.
+const PROMOTED: f64 = 2.0;
+const LOSSY_REWARM: Duration = Duration::from_millis(500);
+const LOSSY_WARM_AGE: Duration = Duration::from_millis(400);
+/// With [`Warm::Auto`] the reference is at most this old, but there are never
+/// fewer pictures than this between two frames that keep it so.
+const WARM_AGE: (Duration, u32) = (Duration::from_secs(1), 15);
+/// What the first key frame may take to be recognisable, when the rate is low.
+const START_TIME: Duration = Duration::from_millis(400);
 /// Slack in the time that the background rate gives a frame.
 const DRAIN_SLACK: f64 = 1.5;
 
@@ -164,6 +205,9 @@ pub struct Sender {
     /// Key frame on the display stream with the next picture.
     key_wanted: bool,
     refresh_wanted: bool,
+    /// The refresh under way was asked for, or its time had come; without
+    /// that it only gives the standby a reference.
+    refresh_asked: bool,
     recovery_wanted: bool,
     standby_lost: bool,
     restart_wanted: bool,
@@ -181,8 +225,17 @@ pub struct Sender {
     failures: u32,
     retry_at: Option<Timestamp>,
     silent: bool,
+    /// When a peer that was taken for one that does not know the message is
+    /// tried again, and how long after that.
+    silent_retry: Option<(Timestamp, Duration)>,
     rtt: Option<Duration>,
     rtt_from_network: bool,
+    /// There were losses of late.
+    lossy: bool,
+    /// The next key frame on the display stream is the first.
+    starting: bool,
+    rates: Rates,
+    content: Content,
     stats: Stats,
 }
 
@@ -203,6 +256,7 @@ impl Sender {
             tracks: [Track::default(); 2],
             key_wanted: true,
             refresh_wanted: false,
+            refresh_asked: false,
             recovery_wanted: false,
             standby_lost: false,
             restart_wanted: false,
@@ -216,8 +270,13 @@ impl Sender {
             failures: 0,
             retry_at: None,
             silent: true,
+            silent_retry: None,
             rtt: None,
             rtt_from_network: false,
+            lossy: false,
+            starting: true,
+            rates: Rates::new(),
+            content: Content::new(),
             stats: Stats::default(),
         })
     }
@@ -332,27 +391,54 @@ impl Sender {
     /// Decides about the picture that came in. `standby_free` says that the
     /// standby's encoder has nothing left to hand on.
     pub fn picture(&mut self, now: Timestamp, standby_free: bool) -> Plan {
+        self.try_silent_peer(now);
+        self.rates.advance(&self.config, now);
+        self.content.settle();
+        if !self.rates.background_waits()
+            && let Some(newest) = &mut self.tracks[self.display.other().index()].newest
+            && let (Some(sent), None) = (newest.sent, newest.left)
+        {
+            newest.left = Some(sent.max(self.rates.background_left(now)));
+        }
+        self.lossy = self
+            .last_recovery
+            .is_some_and(|last| now.since(last) < LOSSY);
+        let acknowledged = self.phase.acknowledged();
         let mut background = None;
-        let mut acknowledged = false;
+        let mut background_rate = None;
+        let mut commits = false;
         match self.decide(now, standby_free) {
             Action::Nothing | Action::GiveUp => {}
             Action::KeyOnDisplay => self.key_wanted = true,
             Action::KeyOnStandby => {
+                self.refresh_asked = self.refresh_wanted || self.interval_over(now);
                 self.refresh_wanted = false;
                 self.refresh_start = now;
                 self.catch_ups = 0;
                 self.forget_ages();
                 self.last_key = Some(now);
+                self.content.new_key_frame();
                 self.stats.background_key_frames += 1;
-                background = Some(true);
+                background = Some(Kind::BackgroundKey {
+                    budget: self.key_frame_budget(),
+                });
             }
             Action::CatchUp => {
                 self.catch_ups += 1;
                 self.stats.catch_up_frames += 1;
-                background = Some(false);
+                background = Some(Kind::CatchUp);
+            }
+            Action::KeepWarm => {
+                self.stats.warm_frames += 1;
+                background = Some(Kind::Warm);
             }
             Action::Commit => {
-                acknowledged = true;
+                commits = true;
+                if self.standby_leaves() {
+                    // The two are on one stream, and stay in order.
+                    self.rates.promote_background();
+                    background_rate = Some(Bitrate::ZERO);
+                }
                 self.commit(now);
             }
         }
@@ -365,13 +451,13 @@ impl Sender {
         let number = self.next;
         self.next = number.next();
         self.stats.pictures += 1;
-        let background = background.map(|key| self.coding(now, number, key));
-        self.note(now, self.display, number);
+        let background = background.map(|kind| self.coding(now, number, kind));
+        self.note(now, self.display, number, Kind::Display { key });
         let tag = FrameTag {
             stream: self.display,
             background: false,
             key,
-            acknowledged,
+            acknowledged: commits && acknowledged,
             number: number.low16(),
             generation: self.generation,
         };
@@ -379,10 +465,10 @@ impl Sender {
             number,
             display: Coding {
                 tag,
-                rate: self.display_rate(now),
+                rate: self.display_rate(key),
             },
             background,
-            background_rate: self.background_rate(),
+            background_rate: background_rate.unwrap_or_else(|| self.background_rate()),
         }
     }
 
@@ -391,6 +477,9 @@ impl Sender {
     fn decide(&mut self, now: Timestamp, standby_free: bool) -> Action {
         if std::mem::take(&mut self.restart_wanted) {
             self.recovery_wanted = false;
+            self.starting = true;
+            self.rates = Rates::new();
+            self.content = Content::new();
             self.tracks = [Track::default(); 2];
             self.stats.restarts += 1;
             return self.signal(Signal::Restart);
@@ -419,6 +508,9 @@ impl Sender {
                 self.refresh_wanted = false;
             }
         }
+        if self.phase == Phase::Warm && standby_free && self.standby_old(now) {
+            return self.signal(Signal::StandbyOld);
+        }
         let commits = self.young_enough();
         if commits {
             self.signal(Signal::PictureYoung)
@@ -429,16 +521,42 @@ impl Sender {
         }
     }
 
+    /// It is time for a frame that keeps the standby's reference young.
+    fn standby_old(&self, now: Timestamp) -> bool {
+        let age = match self.config.warm {
+            Warm::Off => return false,
+            Warm::Auto if self.lossy => LOSSY_WARM_AGE,
+            Warm::Auto => WARM_AGE.0.max(self.config.frame_time * WARM_AGE.1),
+            Warm::Interval(interval) => interval,
+        };
+        self.standby()
+            .newest
+            .is_some_and(|newest| now.since(newest.planned) >= age)
+    }
+
+    /// If nothing is lost, the receiver has the standby's newest picture
+    /// before one that is coded now: it has left, or what is left of it is
+    /// little enough to go before that.
+    fn on_its_way(&self) -> bool {
+        let Some(newest) = self.standby().newest else {
+            return false;
+        };
+        self.phase.in_flight()
+            && newest.size.is_some()
+            && (newest.left.is_some() || self.rates.background_frames(&self.config) <= PROMOTED)
+    }
+
     fn recover(&mut self, now: Timestamp) -> Action {
         let doubt = self.last_by_reference
             && self
                 .last_recovery
                 .is_some_and(|at| now.since(at) < REFERENCE_DOUBT);
         self.last_recovery = Some(now);
-        let action = self.signal(if doubt {
-            Signal::RecoveryAgain
-        } else {
+        let helps = !doubt && (self.phase.acknowledged() || self.on_its_way());
+        let action = self.signal(if helps {
             Signal::Recovery
+        } else {
+            Signal::RecoveryWithout
         });
         self.last_by_reference = action == Action::Commit;
         if self.last_by_reference {
@@ -478,11 +596,27 @@ impl Sender {
         self.failures = self.failures.saturating_add(1);
         let pause = RETRY.0 * 2u32.saturating_pow(self.failures.min(8) - 1);
         self.retry_at = Some(now + pause.min(RETRY.1));
-        self.refresh_wanted = true;
+        self.refresh_wanted |= self.refresh_asked;
+        self.rates.background_done();
         if self.silent && self.failures >= SILENT_REFRESHES {
             self.part(Single::NoFeedback);
+            let pause = self
+                .silent_retry
+                .map_or(SILENT_RETRY.0, |(_, pause)| (pause * 2).min(SILENT_RETRY.1));
+            self.silent_retry = Some((now + pause, pause));
             // The refresh is still wanted, and now comes on the display stream.
             self.retry_at = None;
+        }
+    }
+
+    /// A peer that knows the message may have been cut off until now.
+    fn try_silent_peer(&mut self, now: Timestamp) {
+        let due = self.silent_retry.is_some_and(|(at, _)| now >= at);
+        if due && self.single == Some(Single::NoFeedback) {
+            self.single = None;
+            // One refresh without an answer is enough this time.
+            self.failures = SILENT_REFRESHES - 1;
+            self.signal(Signal::Pair);
         }
     }
 
@@ -490,20 +624,43 @@ impl Sender {
         if self.retry_at.is_some_and(|at| now < at) {
             return false;
         }
-        let interval_over = match (self.config.refresh_interval, self.last_key) {
+        self.refresh_wanted || self.interval_over(now) || self.cold_for_long(now)
+    }
+
+    fn interval_over(&self, now: Timestamp) -> bool {
+        match (self.config.refresh_interval, self.last_key) {
             (Some(interval), Some(last)) => now.since(last) >= interval,
             (_, _) => false,
-        };
-        self.refresh_wanted || interval_over
+        }
+    }
+
+    /// The standby has no reference to recover from.
+    fn cold_for_long(&self, now: Timestamp) -> bool {
+        matches!(self.phase, Phase::Cold | Phase::Abandoned)
+            && self.config.warm != Warm::Off
+            && self.last_key.max(self.last_recovery).is_some_and(|last| {
+                now.since(last) >= if self.lossy { LOSSY_REWARM } else { REWARM }
+            })
+    }
+
+    /// Of the background, at least.
+    fn share(&self) -> Ratio {
+        let share = self.config.background_share;
+        if self.lossy && share.value() < LOSSY_SHARE {
+            Ratio::clamped(LOSSY_SHARE)
+        } else {
+            share
+        }
     }
 
     fn standby(&self) -> &Track {
         &self.tracks[self.display.other().index()]
     }
 
-    /// The background frame got its time and was not acknowledged.
+    /// The standby's newest frame got its time and was not acknowledged.
     fn overdue(&self, now: Timestamp) -> bool {
-        let (true, Some(newest)) = (self.phase.in_flight(), self.standby().newest) else {
+        let awaited = self.phase.in_flight() || self.phase == Phase::Doubtful;
+        let (true, Some(newest)) = (awaited, self.standby().newest) else {
             return false;
         };
         let Some(sent) = newest.sent else {
@@ -540,42 +697,88 @@ impl Sender {
             return false;
         };
         age <= u64::from(self.config.young)
+            || (self.catch_ups > 0 && self.content.standby_is_good())
             || self.catch_ups >= self.config.max_catch_up_frames
             || matches!((self.age_before, self.age_now), (Some(before), Some(now)) if now + 1 >= before)
     }
 
-    fn coding(&mut self, now: Timestamp, number: ExtSeq, key: bool) -> Coding {
+    fn coding(&mut self, now: Timestamp, number: ExtSeq, kind: Kind) -> Coding {
         let stream = self.display.other();
-        self.note(now, stream, number);
+        let (key, budget) = match kind {
+            Kind::BackgroundKey { budget } => (true, budget),
+            Kind::CatchUp => (false, self.content.catch_up_budget()),
+            Kind::Warm | Kind::Display { .. } => (false, WARM_BUDGET),
+        };
+        self.note(now, stream, number, kind);
         Coding {
             tag: FrameTag {
                 stream,
                 background: true,
                 key,
-                // A key frame refers to nothing, a catch-up frame only to what
-                // was acknowledged.
+                // A key frame refers to nothing, the others only to what was
+                // acknowledged.
                 acknowledged: !key,
                 number: number.low16(),
                 generation: self.generation,
             },
-            rate: self.standby_rate(),
+            rate: self.one_frame(budget),
         }
     }
 
-    fn note(&mut self, now: Timestamp, stream: Stream, number: ExtSeq) {
+    /// A frame of `budget` frame times at the target, and no larger.
+    fn one_frame(&self, budget: f64) -> EncoderRate {
+        EncoderRate {
+            bitrate: self.config.target.scale(budget),
+            buffer: self.config.frame_time,
+        }
+    }
+
+    /// Each refresh that was given up halves it.
+    fn key_frame_budget(&self) -> f64 {
+        let halved = f64::from(1u32 << self.failures.min(4));
+        let mut budget = self.content.key_frame_budget(&self.config);
+        if self.lossy {
+            budget = budget.min(LOSSY_BUDGET);
+        }
+        (budget / halved).max(Config::BUDGET.0)
+    }
+
+    fn note(&mut self, now: Timestamp, stream: Stream, number: ExtSeq, kind: Kind) {
         self.tracks[stream.index()].newest = Some(Newest {
             number,
             generation: self.generation,
             planned: now,
+            kind,
             size: None,
             sent: None,
+            left: None,
         });
     }
 
-    /// The encoder of `stream` made a frame of `size`.
-    pub fn coded(&mut self, stream: Stream, number: u16, size: DataSize) {
-        if let Some(newest) = self.newest_mut(stream, number) {
-            newest.size = Some(size);
+    /// The encoder of `stream` made a frame of `size`, with the mean
+    /// `quantiser` (0 to 51) if it is known.
+    pub fn coded(&mut self, stream: Stream, number: u16, size: DataSize, quantiser: Option<f64>) {
+        let Some(newest) = self.newest_mut(stream, number) else {
+            return;
+        };
+        newest.size = Some(size);
+        match newest.kind {
+            Kind::Display { key } => {
+                self.rates.display_coded(&self.config, size, !key);
+                if let Some(quantiser) = quantiser {
+                    self.content.display_coded(quantiser);
+                }
+            }
+            kind @ (Kind::BackgroundKey { .. } | Kind::CatchUp | Kind::Warm) => {
+                self.rates.background_coded(size);
+                let given = match kind {
+                    Kind::BackgroundKey { budget } => Some(budget),
+                    _ => None,
+                };
+                if let Some(quantiser) = quantiser {
+                    self.content.background_coded(quantiser, given);
+                }
+            }
         }
     }
 
@@ -608,14 +811,19 @@ impl Sender {
                 self.stats.feedback_accepted += 1;
                 self.heard();
                 self.sample_rtt(now);
-                if self.phase.in_flight() || self.phase == Phase::Abandoned {
+                self.rates.background_done();
+                if self.phase.refreshing() || self.phase == Phase::Abandoned {
                     self.age_before = self.age_now;
                     self.age_now = self.age();
                 }
                 self.signal(Signal::Complete);
             }
             Feedback::Repeated => self.stats.feedback_repeated += 1,
-            Feedback::Stale => self.stats.feedback_stale += 1,
+            Feedback::Stale => {
+                self.stats.feedback_stale += 1;
+                // Of no use, but the peer knows the message.
+                self.heard();
+            }
             Feedback::NeverSent => self.stats.feedback_never_sent += 1,
             Feedback::Refused => {
                 self.stats.feedback_refused += 1;
@@ -649,15 +857,18 @@ impl Sender {
         match self.phase {
             Phase::Warm | Phase::Acknowledged => Feedback::Repeated,
             Phase::Alone | Phase::Cold => Feedback::Stale,
-            Phase::Doubtful | Phase::Abandoned | Phase::Trickling | Phase::CatchingUp => {
-                Feedback::Accepted
-            }
+            Phase::Doubtful
+            | Phase::Abandoned
+            | Phase::Keeping
+            | Phase::Trickling
+            | Phase::CatchingUp => Feedback::Accepted,
         }
     }
 
     /// The peer knows the message.
     pub fn heard(&mut self) {
         self.silent = false;
+        self.silent_retry = None;
         if self.single == Some(Single::NoFeedback) {
             self.single = None;
             self.failures = 0;
@@ -669,10 +880,10 @@ impl Sender {
         if self.rtt_from_network || !self.phase.in_flight() {
             return;
         }
-        let Some(sent) = self.standby().newest.and_then(|newest| newest.sent) else {
+        let Some(left) = self.standby().newest.and_then(|newest| newest.left) else {
             return;
         };
-        let sample = now.since(sent).min(PATIENCE.1);
+        let sample = now.since(left).min(PATIENCE.1);
         self.rtt = Some(match self.rtt {
             None => sample,
             Some(rtt) => (rtt * (RTT_GAIN - 1) + sample) / RTT_GAIN,
@@ -680,50 +891,40 @@ impl Sender {
     }
 
     /// A background frame takes its share until its last byte is out.
-    fn background_busy(&self, now: Timestamp) -> bool {
-        if !self.phase.in_flight() {
-            return false;
-        }
-        let Some(newest) = self.standby().newest else {
-            return false;
-        };
-        let Some(sent) = newest.sent else {
-            return true;
-        };
-        let drain = newest
-            .size
-            .and_then(|size| size.time_at(self.background_rate()))
-            .unwrap_or(Duration::ZERO);
-        now < sent.max(newest.planned + drain)
+    fn background_busy(&self) -> bool {
+        self.phase.in_flight() && self.standby_leaves()
     }
 
-    fn display_rate(&self, now: Timestamp) -> EncoderRate {
-        let bitrate = if self.background_busy(now) {
-            self.config.target * self.config.background_share.complement()
-        } else {
-            self.config.target
-        };
-        EncoderRate {
-            bitrate,
-            buffer: self.config.frame_time,
-        }
+    fn standby_leaves(&self) -> bool {
+        let newest = self.standby().newest;
+        self.rates.background_waits() || newest.is_some_and(|newest| newest.sent.is_none())
     }
 
-    /// While it waits, the standby's encoder is set so that its key frame may
-    /// fill the budget and each catch-up frame a third of that.
-    fn standby_rate(&self) -> EncoderRate {
-        let budget = (self.config.keyframe_budget / f64::from(1u32 << self.failures.min(4)))
-            .max(Config::BUDGET.0);
-        let per_frame = (budget * CATCH_UP_PART).max(1.0);
-        EncoderRate {
-            bitrate: self.config.target.scale(per_frame),
-            buffer: self.config.frame_time.mul_f64(budget / per_frame),
+    /// What the first encoder is to be set to before its first frame.
+    #[must_use]
+    pub fn start_rate(&self) -> EncoderRate {
+        let config = &self.config;
+        let in_time = START_TIME.as_secs_f64() / config.frame_time.as_secs_f64();
+        let least = config.recognisable().min(in_time);
+        self.one_frame(config.start_budget.max(least))
+    }
+
+    fn display_rate(&mut self, key: bool) -> EncoderRate {
+        if key && std::mem::take(&mut self.starting) {
+            return self.start_rate();
         }
+        let need = Need {
+            share: self.share(),
+            pressure: self.content.pressure(),
+        };
+        let background = self.background_busy().then_some(need);
+        let asked = self.rates.display(&self.config, background);
+        self.one_frame(asked)
     }
 
     /// Rate at which background packets may leave.
     #[must_use]
     pub fn background_rate(&self) -> Bitrate {
-        self.config.target * self.config.background_share
+        self.rates.background(&self.config, self.share())
     }
 }

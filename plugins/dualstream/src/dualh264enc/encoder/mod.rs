@@ -25,8 +25,9 @@ pub trait Family: Send + Sync {
     /// is the highest rate that will be asked for, in bit/s.
     fn set_up(&self, encoder: &gst::Element, format: Format, ceiling: u64);
 
-    /// Rate and buffer in place, before the next frame.
-    fn set_rate(&self, encoder: &gst::Element, rate: EncoderRate);
+    /// Rate and buffer in place, before the next frame, which may be a key
+    /// frame.
+    fn set_rate(&self, encoder: &gst::Element, rate: EncoderRate, key: bool);
 
     /// The rate is set before the encoder starts; if not, it is set right
     /// before its first frame.

@@ -35,10 +35,12 @@ impl Family for X264 {
         encoder.set_property("sliced-threads", threads > 1);
     }
 
-    fn set_rate(&self, encoder: &gst::Element, rate: EncoderRate) {
+    fn set_rate(&self, encoder: &gst::Element, rate: EncoderRate, _key: bool) {
         let kbps = rate.bitrate.as_kbps().clamp(1, 2_048_000) as u32;
-        // Rounded up: less than one frame is refused by x264.
+        // Rounded up: less than one frame is refused by x264. The product
+        // becomes whole kbit, of which 0 would switch the buffer off.
         let buffer = rate.buffer.as_micros().div_ceil(1000).clamp(1, 10_000) as u32;
+        let buffer = buffer.max(1000u32.div_ceil(kbps));
         encoder.set_property("bitrate", kbps);
         encoder.set_property("vbv-buf-capacity", buffer);
     }

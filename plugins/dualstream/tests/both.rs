@@ -47,20 +47,7 @@ fn run(pictures: usize, lost: Option<usize>) -> Run {
                 gst::PadProbeReturn::Ok
             });
     }
-    let shown = Arc::new(Mutex::new(Vec::new()));
-    let sink: gst_app::AppSink = pipeline.by_name("s").and_downcast().expect("appsink");
-    let list = shown.clone();
-    sink.set_callbacks(
-        gst_app::AppSinkCallbacks::builder()
-            .new_sample(move |sink| {
-                let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-                let buffer = sample.buffer().ok_or(gst::FlowError::Error)?;
-                let tag = gstdualstream::meta::of(buffer).ok_or(gst::FlowError::Error)?;
-                list.lock().unwrap().push(tag.number);
-                Ok(gst::FlowSuccess::Ok)
-            })
-            .build(),
-    );
+    let shown = collect(&pipeline, "s");
     pipeline.set_state(gst::State::Playing).expect("PLAYING");
     let encoder = pipeline.by_name("e").expect("the encoder");
     let bus = pipeline.bus().expect("a bus");

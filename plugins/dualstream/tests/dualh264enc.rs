@@ -437,6 +437,19 @@ fn requests_of_receiver_and_application_are_told_apart() {
     assert!(bench.picture().iter().any(|f| f.key && !f.background));
 }
 
+/// All that was coded on the first stream, by itself.
+fn assert_first_stream_decodes(bench: &Bench) {
+    let own: Vec<Frame> = bench
+        .frames()
+        .iter()
+        .filter(|f| f.stream == 0)
+        .cloned()
+        .collect();
+    let psnr = decode(&own, bench.size);
+    assert_eq!(psnr.len(), own.len());
+    assert!(min(&psnr[1..]) > 20.0, "{psnr:?}");
+}
+
 #[test]
 fn a_loss_is_answered_from_the_acknowledged_picture_and_decodes() {
     let mut bench = Bench::new("bitrate=800000", true);
@@ -455,15 +468,7 @@ fn a_loss_is_answered_from_the_acknowledged_picture_and_decodes() {
     assert!(!frame.key && frame.acknowledged && frame.stream == 0);
     assert_eq!(bench.stat("recoveries-by-reference"), 1);
     bench.run(5);
-    let own: Vec<Frame> = bench
-        .frames()
-        .iter()
-        .filter(|f| f.stream == 0)
-        .cloned()
-        .collect();
-    let psnr = decode(&own, bench.size);
-    assert_eq!(psnr.len(), own.len());
-    assert!(min(&psnr[1..]) > 20.0, "{psnr:?}");
+    assert_first_stream_decodes(&bench);
 }
 
 #[test]
@@ -495,15 +500,7 @@ fn a_warm_standby_gets_small_frames_and_a_loss_is_answered_from_the_newest() {
     bench.pli(1);
     let frame = bench.picture().remove(0);
     assert!(!frame.key && frame.acknowledged && frame.stream == 0);
-    let own: Vec<Frame> = bench
-        .frames()
-        .iter()
-        .filter(|f| f.stream == 0)
-        .cloned()
-        .collect();
-    let psnr = decode(&own, bench.size);
-    assert_eq!(psnr.len(), own.len());
-    assert!(min(&psnr[1..]) > 20.0, "{psnr:?}");
+    assert_first_stream_decodes(&bench);
 }
 
 #[test]

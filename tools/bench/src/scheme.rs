@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
 use dualstream_common::{Bitrate, Timestamp};
 use dualstream_core::wire::Stream;
+use gst::glib;
 use gst::prelude::*;
 use serde::Serialize;
 
@@ -280,18 +281,63 @@ fn dual_encoder(set_up: &SetUp) -> Result<gst::Element> {
     element.set_property("bitrate", bps);
     element.set_property("refresh-interval", set_up.refresh.as_millis() as u32);
     if let Some(text) = &set_up.dual_properties {
-        let s: gst::Structure = format!("props,{text}").parse().map_err(|_| {
-            anyhow!("`{text}` is not a list such as `keyframe-budget=3,mode=single`")
-        })?;
-        for (name, value) in s.iter() {
-            if element.find_property(name).is_none() {
-                return Err(anyhow!("dualh264enc has no property {name}"));
-            }
-            let text = value
-                .serialize()
-                .map_err(|_| anyhow!("the value of {name} is no text"))?;
-            element.set_property_from_str(name, &text);
-        }
+        set_properties(&element, text)?;
     }
     Ok(element)
+}
+
+fn set_properties(element: &gst::Element, text: &str) -> Result<()> {
+    let s: gst::Structure = format!("props,{text}")
+        .parse()
+        .map_err(|_| anyhow!("`{text}` is not a list such as `keyframe-budget=3.0,mode=single`"))?;
+    for (name, value) in s.iter() {
+        let pspec = element
+            .find_property(name)
+            .with_context(|| format!("dualh264enc has no property {name}"))?;
+        let text = value
+            .serialize()
+            .map_err(|_| anyhow!("the value of {name} is no text"))?;
+        let value = glib::Value::deserialize_with_pspec(&text, &pspec)
+            .ok()
+            .filter(|value| in_range(&pspec, value))
+            .with_context(|| format!("dualh264enc cannot have {name}={text}"))?;
+        element.set_property_from_value(name, &value);
+    }
+    Ok(())
+}
+
+/// Numbers have bounds; other types hold nothing that could be out of them.
+fn in_range(pspec: &glib::ParamSpec, value: &glib::Value) -> bool {
+    macro_rules! within {
+        ($spec:ty, $number:ty) => {
+            if let Some(p) = pspec.downcast_ref::<$spec>() {
+                return value
+                    .get::<$number>()
+                    .is_ok_and(|v| (p.minimum()..=p.maximum()).contains(&v));
+            }
+        };
+    }
+    within!(glib::ParamSpecDouble, f64);
+    within!(glib::ParamSpecUInt, u32);
+    within!(glib::ParamSpecInt, i32);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_property_that_cannot_be_set_is_an_error_that_names_it() {
+        gst::init().expect("GStreamer");
+        gstdualstream::plugin_register_static().expect("the plugin");
+        let element = make("dualh264enc").expect("registered");
+        let wrong = |text| set_properties(&element, text).unwrap_err().to_string();
+        assert!(wrong("no-such=3").contains("no-such"));
+        assert!(wrong("background-share=7.0").contains("background-share=7"));
+        assert!(wrong("mode=sideways").contains("mode=sideways"));
+        assert!(wrong("=").contains("not a list"));
+        set_properties(&element, "keyframe-budget=3.0,mode=single").expect("valid");
+        assert_eq!(element.property::<f64>("keyframe-budget"), 3.0);
+    }
 }

@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use dualstream_common::{Bitrate, DataSize, Timestamp};
+use dualstream_netsim::{Capacity, Serialiser, Trace};
 
 /// Payload of one packet. Headers are not counted, for any scheme.
 const PACKET: u64 = 1200;
@@ -18,93 +19,22 @@ const BLOCKING: Duration = Duration::from_millis(3);
 const SMALL_PACKET: u64 = 200;
 /// What one line of a Mahimahi trace lets through.
 const OPPORTUNITY: u64 = 1500;
-/// Over which the capacity of a trace is told.
+/// Over which the capacity is told.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// What leaves the link, and when.
-#[derive(Clone, Debug)]
-pub enum Capacity {
-    Constant(Bitrate),
-    Trace(Trace),
+/// A link as in a Mahimahi trace.
+pub fn trace(file: &Path) -> Result<Capacity> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("the trace {} cannot be read", file.display()))?;
+    let trace: Trace = text
+        .parse()
+        .with_context(|| format!("in the trace {}", file.display()))?;
+    Ok(Capacity::Trace(trace, OPPORTUNITY))
 }
 
-/// Mahimahi's format: each line is a millisecond at which 1500 bytes may
-/// leave; at the end it starts again.
-#[derive(Clone, Debug)]
-pub struct Trace {
-    millis: Vec<u64>,
-    period: u64,
-}
-
-impl Trace {
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("the trace {} cannot be read", path.display()))?;
-        Self::parse(&text).with_context(|| format!("in the trace {}", path.display()))
-    }
-
-    pub fn parse(text: &str) -> Result<Self> {
-        let mut millis = Vec::new();
-        for (n, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() {
-                continue;
-            }
-            let time: u64 = line
-                .parse()
-                .with_context(|| format!("line {}: `{line}` is not a number of ms", n + 1))?;
-            if millis.last().is_some_and(|last| *last > time) {
-                bail!("line {}: time goes backwards", n + 1);
-            }
-            millis.push(time);
-        }
-        match millis.last() {
-            Some(&period) if period > 0 => Ok(Self { millis, period }),
-            _ => bail!("no time after 0"),
-        }
-    }
-
-    /// Of the opportunity with this index; they go on for ever.
-    fn time(&self, index: u64) -> Timestamp {
-        let length = self.millis.len() as u64;
-        let turn = index / length;
-        let at = self.millis[(index % length) as usize];
-        Timestamp::from_millis(turn * self.period + at)
-    }
-
-    /// The first opportunity at or after `time`.
-    fn first_from(&self, time: Timestamp) -> u64 {
-        let millis = time.as_nanos().div_ceil(1_000_000);
-        let (turn, rest) = (millis / self.period, millis % self.period);
-        // The last line of a turn is at the time of the next turn's zero.
-        let turn = if rest == 0 && turn > 0 {
-            turn - 1
-        } else {
-            turn
-        };
-        let rest = millis - turn * self.period;
-        let index = self.millis.partition_point(|at| *at < rest) as u64;
-        turn * self.millis.len() as u64 + index
-    }
-
-    /// Let through within the second before `now`; at the start, within the
-    /// first second.
-    fn last_second(&self, now: Timestamp) -> Bitrate {
-        let now = now.max(Timestamp::ZERO + WINDOW);
-        let from = Timestamp::from_nanos(now.as_nanos() - WINDOW.as_nanos() as u64);
-        let count = self.first_from(now) - self.first_from(from);
-        Bitrate::from_bps(count * OPPORTUNITY * 8)
-    }
-}
-
-impl Capacity {
-    /// What an ideal estimator would know: the mean of the last second.
-    pub fn known(&self, now: Timestamp) -> Bitrate {
-        match self {
-            Self::Constant(rate) => *rate,
-            Self::Trace(trace) => trace.last_second(now),
-        }
-    }
+/// What an ideal estimator would know: the mean of the last second.
+pub fn known(capacity: &Capacity, now: Timestamp) -> Bitrate {
+    capacity.mean_before(now, WINDOW)
 }
 
 /// One packet of a frame.
@@ -132,40 +62,33 @@ pub enum Priority {
 /// make: nothing is ever dropped here.
 #[derive(Debug)]
 pub struct Link<T> {
-    capacity: Capacity,
+    wire: Serialiser,
     delay: Duration,
     display: VecDeque<Packet<T>>,
     background: VecDeque<Packet<T>>,
-    /// When the packet now on the wire is through.
-    free: Timestamp,
-    /// With a trace: the next opportunity and what it has left.
-    next: u64,
-    left: u64,
+    /// Nothing is put on the wire before.
+    from: Timestamp,
 }
 
 impl<T: Copy> Link<T> {
     pub fn new(capacity: Capacity, delay: Duration) -> Self {
         Self {
-            capacity,
+            wire: Serialiser::new(capacity),
             delay,
             display: VecDeque::new(),
             background: VecDeque::new(),
-            free: Timestamp::ZERO,
-            next: 0,
-            left: OPPORTUNITY,
+            from: Timestamp::ZERO,
         }
     }
 
     /// Call [`advance`](Self::advance) up to `now` before.
     pub fn enqueue(&mut self, now: Timestamp, frame: T, size: DataSize, priority: Priority) {
-        let short = (self.capacity.known(now) * BLOCKING).as_bytes();
+        let short = (known(self.wire.capacity(), now) * BLOCKING).as_bytes();
         let (queue, packet) = match priority {
             Priority::Display => (&mut self.display, PACKET),
             Priority::Background => (&mut self.background, short.clamp(SMALL_PACKET, PACKET)),
         };
-        if self.free < now {
-            self.free = now;
-        }
+        self.from = self.from.max(now);
         // Equal packets, as RTP payloaders in low delay make them.
         let size = size.as_bytes().max(1);
         let count = size.div_ceil(packet);
@@ -191,7 +114,7 @@ impl<T: Copy> Link<T> {
     /// and when they arrive.
     pub fn advance(&mut self, until: Timestamp) -> Vec<Arrival<T>> {
         let mut arrivals = Vec::new();
-        while self.free < until {
+        while self.wire.free().max(self.from) < until {
             let Some(packet) = self
                 .display
                 .pop_front()
@@ -199,40 +122,17 @@ impl<T: Copy> Link<T> {
             else {
                 break;
             };
-            self.free = self.serialise(packet.size);
+            let through = self
+                .wire
+                .serialise(self.from, DataSize::from_bytes(packet.size));
             if packet.last {
                 arrivals.push(Arrival {
-                    at: self.free + self.delay,
+                    at: through + self.delay,
                     frame: packet.frame,
                 });
             }
         }
         arrivals
-    }
-
-    fn serialise(&mut self, size: u64) -> Timestamp {
-        match &self.capacity {
-            Capacity::Constant(rate) => {
-                self.free
-                    + DataSize::from_bytes(size)
-                        .time_at(*rate)
-                        .unwrap_or(Duration::MAX)
-            }
-            Capacity::Trace(trace) => {
-                let first = trace.first_from(self.free);
-                if first > self.next {
-                    // Opportunities that nothing used are gone.
-                    (self.next, self.left) = (first, OPPORTUNITY);
-                }
-                let mut rest = size;
-                while rest > self.left {
-                    rest -= self.left;
-                    (self.next, self.left) = (self.next + 1, OPPORTUNITY);
-                }
-                self.left -= rest;
-                trace.time(self.next).max(self.free)
-            }
-        }
     }
 }
 
@@ -304,37 +204,23 @@ mod tests {
 
     #[test]
     fn a_trace_lets_1500_bytes_through_at_each_line() {
-        let trace = Trace::parse("10\n10\n30\n100\n").unwrap();
-        let mut link = Link::new(Capacity::Trace(trace), Duration::ZERO);
+        let trace = "10\n10\n30\n100\n".parse().expect("a trace");
+        let mut link = Link::new(Capacity::Trace(trace, OPPORTUNITY), Duration::ZERO);
         link.enqueue(ms(0), 1, bytes(1200), Priority::Display);
         link.enqueue(ms(0), 2, bytes(1200), Priority::Display);
         link.enqueue(ms(0), 3, bytes(1000), Priority::Display);
         let at: Vec<_> = link.advance(ms(50)).iter().map(|a| a.at).collect();
         assert_eq!(at, [ms(10), ms(10), ms(30)], "3400 bytes at 10, 10 and 30");
-        // The next turn begins at 100. What was left at 30 is gone.
-        link.enqueue(ms(40), 4, bytes(1500), Priority::Display);
-        link.enqueue(ms(40), 5, bytes(1200), Priority::Display);
-        let at: Vec<_> = link.advance(ms(1000)).iter().map(|a| a.at).collect();
-        assert_eq!(at, [ms(100), ms(110)]);
     }
 
     #[test]
-    fn the_last_second_of_a_trace_is_counted() {
-        let trace = Trace::parse("100\n200\n1000\n1100\n2000\n").unwrap();
-        let capacity = Capacity::Trace(trace);
-        let rate = |millis| capacity.known(ms(millis)).as_bps() / 12_000;
-        assert_eq!(rate(0), 2, "as in the first second: 100 and 200");
-        assert_eq!(rate(1000), 2);
-        assert_eq!(rate(1150), 3, "200, 1000 and 1100");
-        assert_eq!(rate(2050), 2, "1100 and 2000");
-        assert_eq!(rate(2150), 2, "2000, and 100 of the second turn");
-    }
-
-    #[test]
-    fn a_bad_trace_is_refused_with_its_line() {
-        let message = |text| format!("{:#}", Trace::parse(text).unwrap_err());
-        assert!(message("1\nx\n").contains("line 2"));
-        assert!(message("5\n4\n").contains("line 2"));
-        assert!(message("\n0\n").contains("no time"));
+    fn a_bad_trace_is_refused_with_its_file_and_line() {
+        let file = std::env::temp_dir().join(format!("dualstream-bench-{}", std::process::id()));
+        std::fs::write(&file, "1\nx\n").expect("a file");
+        let message = format!("{:#}", trace(&file).expect_err("refused"));
+        assert!(message.contains("line 2"), "{message}");
+        assert!(message.contains(&file.display().to_string()), "{message}");
+        std::fs::remove_file(&file).expect("there");
+        assert!(trace(&file).is_err());
     }
 }

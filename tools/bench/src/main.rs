@@ -21,8 +21,8 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use dualstream_clip::source::Size;
 use dualstream_common::{Bitrate, Timestamp};
+use dualstream_netsim::Capacity;
 
-use crate::link::{Capacity, Trace};
 use crate::report::Figures;
 use crate::scheme::{Scheme, SetUp};
 use crate::session::{Path, Record};
@@ -68,7 +68,7 @@ struct Common {
     /// Length of the run; a shorter clip is played forward and backward
     #[arg(long, default_value_t = 14.0, value_parser = parse_seconds)]
     seconds: f64,
-    /// VBV of all schemes but vanilla, in frames
+    /// VBV of tight, intra-refresh and infinite, in frames; dual always has one
     #[arg(long, value_name = "N", default_value_t = 1.0)]
     vbv_frames: f64,
     /// Target rate over the capacity, or over its last second under a trace [default: 0.95, 0.85]
@@ -210,7 +210,7 @@ fn print(text: &str) -> Result<()> {
 fn dual(args: &DualArgs) -> Result<()> {
     let common = &args.common;
     let (capacity, share) = match &args.trace {
-        Some(file) => (Capacity::Trace(Trace::read(file)?), TARGET_SHARE.1),
+        Some(file) => (link::trace(file)?, TARGET_SHARE.1),
         None => (
             Capacity::Constant(Bitrate::from_kbps(common.capacity_kbps)),
             TARGET_SHARE.0,
@@ -325,7 +325,7 @@ fn draw(args: &FrontierArgs) -> Result<()> {
 fn mean_capacity(capacity: &Capacity, seconds: f64) -> f64 {
     let whole = (seconds as u64).max(1);
     let sum: u64 = (1..=whole)
-        .map(|s| capacity.known(Timestamp::from_millis(s * 1000)).as_bps())
+        .map(|s| link::known(capacity, Timestamp::from_millis(s * 1000)).as_bps())
         .sum();
     sum as f64 / whole as f64 / 1000.0
 }

@@ -10,7 +10,9 @@ use dualstream_common::{Bitrate, DataSize, Timestamp};
 use dualstream_core::quantiser::QuantiserReader;
 use dualstream_core::wire::Stream;
 
-use crate::link::{Capacity, Link, Priority};
+use dualstream_netsim::Capacity;
+
+use crate::link::{self, Link, Priority};
 use crate::scheme::{Coded, Complete, Encoder, Scheme, SetUp};
 use crate::video::{Decoder, Likeness, Video};
 
@@ -30,7 +32,9 @@ impl Path {
     pub fn target(&self, now: Timestamp) -> Bitrate {
         // An encoder needs something to code with.
         let least = Bitrate::from_kbps(50);
-        self.capacity.known(now).scale(self.target_share).max(least)
+        link::known(&self.capacity, now)
+            .scale(self.target_share)
+            .max(least)
     }
 }
 
@@ -263,7 +267,7 @@ impl Session<'_> {
         self.encoder.set_time(now);
         let since = |at: Timestamp| (at.as_nanos() / ESTIMATE.as_nanos() as u64, at);
         let moved = number > 0 && since(now).0 != since(self.video.time(number - 1)).0;
-        if matches!(self.path.capacity, Capacity::Trace(_)) && moved {
+        if matches!(self.path.capacity, Capacity::Trace(..)) && moved {
             self.encoder.set_target(self.path.target(now));
         }
         let acknowledged = self.encoder.has_reference();
@@ -519,8 +523,8 @@ mod tests {
         for ms in (10..2000).step_by(10).chain((2000..8000).step_by(40)) {
             text.push_str(&format!("{ms}\n"));
         }
-        let trace = crate::link::Trace::parse(&text).expect("a trace");
-        let record = session(Scheme::Dual, Capacity::Trace(trace), &[]);
+        let trace = text.parse().expect("a trace");
+        let record = session(Scheme::Dual, Capacity::Trace(trace, 1500), &[]);
         let rate = |range: std::ops::Range<usize>| {
             let bytes: u64 = record.pictures[range].iter().map(|p| p.display_bytes).sum();
             bytes as f64 * 8.0 / 1000.0

@@ -14,6 +14,53 @@ pub const NTP_URI: &str = "urn:ietf:params:rtp-hdrext:ntp-64";
 /// Header extensions with the ids that dualwebrtcsink offers.
 pub const EXTENSIONS: [(u16, &str); 3] = [(3, TWCC_URI), (4, FRAME_URI), (5, NTP_URI)];
 
+/// Largest RTP packet.
+pub const MTU: u32 = 1200;
+/// A packet of a background frame holds up a display frame by this at most,
+/// where the link is no faster than the target rate ...
+const BLOCKING_MS: u64 = 3;
+/// ... but smaller packets than this would be headers mostly.
+const LEAST_MTU: u32 = 240;
+
+/// Largest RTP packet of a frame. `target` is the rate of both streams, in
+/// bit/s, 0 when not known.
+pub fn mtu(background: bool, target: u64) -> u32 {
+    if !background || target == 0 {
+        return MTU;
+    }
+    let bytes = target.saturating_mul(BLOCKING_MS) / 8000;
+    u32::try_from(bytes).map_or(MTU, |bytes| bytes.clamp(LEAST_MTU, MTU))
+}
+
+/// Keeps the `mtu` of a payloader by what comes to it: frames tagged by
+/// dualh264enc and its events about the rate (docs/wire-formats.md).
+pub fn follow_mtu(pay: &gst::Element, sink: &gst::Pad) {
+    use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+    let (target, set) = (AtomicU64::new(0), AtomicU32::new(MTU));
+    pay.set_property("mtu", MTU);
+    let pay = pay.downgrade();
+    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
+    sink.add_probe(kinds, move |_, info| {
+        if let Some(s) = info.event().and_then(|event| event.structure()) {
+            if s.has_name("application/x-background-rate")
+                && let Ok(rate) = s.get("target-bitrate")
+            {
+                target.store(rate, Relaxed);
+            }
+        } else if let Some(buffer) = info.buffer() {
+            let background = gst::meta::CustomMeta::from_buffer(buffer, "DualStreamFrame")
+                .is_ok_and(|meta| meta.structure().get("background") == Ok(true));
+            let mtu = mtu(background, target.load(Relaxed));
+            if set.swap(mtu, Relaxed) != mtu
+                && let Some(pay) = pay.upgrade()
+            {
+                pay.set_property("mtu", mtu);
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
 fn h264() -> gst::caps::Builder<gst::caps::NoFeature> {
     gst::Caps::builder("application/x-rtp")
         .field("media", "video")
@@ -134,6 +181,55 @@ pub fn source(packet: &gst::BufferRef) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn background_packets_are_short_where_the_rate_is_low() {
+        assert_eq!(mtu(false, 500_000), 1200, "display");
+        assert_eq!(mtu(true, 0), 1200, "nothing known");
+        assert_eq!(mtu(true, 1_500_000), 562, "3 ms");
+        assert_eq!(mtu(true, 100_000), 240);
+        assert_eq!(mtu(true, u64::MAX), 1200);
+    }
+
+    /// A tagged frame of 6000 bytes; the size of its largest packet.
+    fn largest_packet(h: &mut gst_check::Harness, background: bool, ms: u64) -> usize {
+        let mut data = vec![0, 0, 0, 1, 0x41];
+        data.resize(6000, 0xaa);
+        let mut buffer = gst::Buffer::from_mut_slice(data);
+        {
+            let buffer = buffer.make_mut();
+            buffer.set_pts(gst::ClockTime::from_mseconds(ms));
+            let mut meta = gst::meta::CustomMeta::add(buffer, "DualStreamFrame").expect("a meta");
+            meta.mut_structure().set("background", background);
+        }
+        h.push(buffer).expect("taken");
+        let mut largest = 0;
+        while let Some(packet) = h.try_pull() {
+            largest = largest.max(packet.size());
+        }
+        largest
+    }
+
+    #[test]
+    fn the_payloader_follows_the_rate_and_the_kind_of_frame() {
+        gst::init().expect("GStreamer");
+        gstdualstream::plugin_register_static().expect("the plugin");
+        let pay = gst::ElementFactory::make("rtph264pay")
+            .build()
+            .expect("rtph264pay");
+        follow_mtu(&pay, &pay.static_pad("sink").expect("a sink"));
+        let mut h = gst_check::Harness::with_element(&pay, Some("sink"), Some("src"));
+        h.set_src_caps_str("video/x-h264,stream-format=byte-stream,alignment=au");
+        h.play();
+        assert!((1100..=1200).contains(&largest_packet(&mut h, true, 0)));
+        let rate = gst::Structure::builder("application/x-background-rate")
+            .field("bitrate", 136_000u64)
+            .field("target-bitrate", 800_000u64)
+            .build();
+        h.push_event(gst::event::CustomDownstreamOob::new(rate));
+        assert!((250..=300).contains(&largest_packet(&mut h, true, 40)));
+        assert!((1100..=1200).contains(&largest_packet(&mut h, false, 80)));
+    }
 
     /// Worked out by hand from RFC 3550 sections 6.4.2 and 6.6.
     #[test]

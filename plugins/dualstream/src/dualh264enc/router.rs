@@ -364,6 +364,7 @@ pub mod imp {
             let event = gst::event::CustomDownstreamOob::new(
                 gst::Structure::builder("application/x-background-rate")
                     .field("bitrate", rate.as_bps())
+                    .field("target-bitrate", self.target().as_bps())
                     .build(),
             );
             for src in self.src.get().into_iter().flatten() {

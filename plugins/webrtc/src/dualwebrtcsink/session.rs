@@ -152,7 +152,6 @@ impl Session {
         let pay = make("rtph264pay", &format!("pay-{index}"))?;
         pay.set_property("config-interval", -1i32);
         pay.set_property_from_str("aggregate-mode", "zero-latency");
-        pay.set_property("mtu", 1200u32);
         pay.set_property("pt", rtp::PAYLOAD_TYPE);
         pay.set_property("ssrc", ssrc);
         pay.connect("request-extension", false, |values| {
@@ -199,6 +198,7 @@ impl Session {
         let entry = pay
             .static_pad("sink")
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["rtph264pay has no pad sink"]))?;
+        rtp::follow_mtu(&pay, &entry);
         let ghost = gst::GhostPad::builder_with_target(&entry)
             .map_err(broken)?
             .name(format!("sink_{index}"))

@@ -30,6 +30,8 @@ fn a_foreign_receiver_gets_a_single_stream() {
     init_foreign();
     let sender = sender(LIVE, "encoder::refresh-interval=500").play();
     let uri = uri(&sender, "sink");
+    // webrtcsrc asks for the producers once and does not listen for new ones.
+    wait_for("registration", || sender.stat::<bool>("sink", "signalling"));
     let foreign = Pipeline::new(&format!(
         "webrtcsrc name=foreign connect-to-first-producer=true signaller::uri={uri} \
          foreign. ! fakesink name=out sync=false"

@@ -16,6 +16,23 @@ struct Run {
     messages: usize,
 }
 
+fn wait_for_end(pipeline: &gst::Pipeline) {
+    let begin = Instant::now();
+    let message = pipeline
+        .bus()
+        .expect("a bus")
+        .timed_pop_filtered(
+            gst::ClockTime::from_seconds(30),
+            &[gst::MessageType::Eos, gst::MessageType::Error],
+        )
+        .expect("EOS in time");
+    assert!(
+        matches!(message.view(), gst::MessageView::Eos(_)),
+        "{message:?} after {:?}",
+        begin.elapsed()
+    );
+}
+
 /// Encodes and decodes for real, `pictures` pictures at normal pace, and loses
 /// the frame-complete event with number `lost`.
 fn run(pictures: usize, lost: Option<usize>) -> Run {
@@ -50,19 +67,7 @@ fn run(pictures: usize, lost: Option<usize>) -> Run {
     let shown = collect(&pipeline, "s");
     pipeline.set_state(gst::State::Playing).expect("PLAYING");
     let encoder = pipeline.by_name("e").expect("the encoder");
-    let bus = pipeline.bus().expect("a bus");
-    let begin = Instant::now();
-    let message = bus
-        .timed_pop_filtered(
-            gst::ClockTime::from_seconds(30),
-            &[gst::MessageType::Eos, gst::MessageType::Error],
-        )
-        .expect("EOS in time");
-    assert!(
-        matches!(message.view(), gst::MessageView::Eos(_)),
-        "{message:?} after {:?}",
-        begin.elapsed()
-    );
+    wait_for_end(&pipeline);
     let stats: gst::Structure = encoder.property("stats");
     let stat = |field: &str| stats.get::<u64>(field).expect("a counter");
     let (switches, display_key_frames) = (stat("switches"), stat("display-key-frames"));
@@ -171,17 +176,7 @@ fn a_late_joiner_is_served_in_the_background() {
     }
     let (watched, joined) = (collect(&pipeline, "s"), collect(&pipeline, "ls"));
     pipeline.set_state(gst::State::Playing).expect("PLAYING");
-    let bus = pipeline.bus().expect("a bus");
-    let message = bus
-        .timed_pop_filtered(
-            gst::ClockTime::from_seconds(30),
-            &[gst::MessageType::Eos, gst::MessageType::Error],
-        )
-        .expect("EOS in time");
-    assert!(
-        matches!(message.view(), gst::MessageView::Eos(_)),
-        "{message:?}"
-    );
+    wait_for_end(&pipeline);
     let stats: gst::Structure = encoder.property("stats");
     pipeline.set_state(gst::State::Null).expect("NULL");
 

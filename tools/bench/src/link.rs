@@ -203,17 +203,6 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_lets_1500_bytes_through_at_each_line() {
-        let trace = "10\n10\n30\n100\n".parse().expect("a trace");
-        let mut link = Link::new(Capacity::Trace(trace, OPPORTUNITY), Duration::ZERO);
-        link.enqueue(ms(0), 1, bytes(1200), Priority::Display);
-        link.enqueue(ms(0), 2, bytes(1200), Priority::Display);
-        link.enqueue(ms(0), 3, bytes(1000), Priority::Display);
-        let at: Vec<_> = link.advance(ms(50)).iter().map(|a| a.at).collect();
-        assert_eq!(at, [ms(10), ms(10), ms(30)], "3400 bytes at 10, 10 and 30");
-    }
-
-    #[test]
     fn a_bad_trace_is_refused_with_its_file_and_line() {
         let file = std::env::temp_dir().join(format!("dualstream-bench-{}", std::process::id()));
         std::fs::write(&file, "1\nx\n").expect("a file");

@@ -207,6 +207,15 @@ fn print(text: &str) -> Result<()> {
     Ok(())
 }
 
+/// A line of JSON for each scheme, or the table.
+fn tell<T: serde::Serialize>(common: &Common, all: &[T], table: &str) -> Result<()> {
+    if !common.json {
+        return print(table);
+    }
+    all.iter()
+        .try_for_each(|figures| print(&format!("{}\n", serde_json::to_string(figures)?)))
+}
+
 fn dual(args: &DualArgs) -> Result<()> {
     let common = &args.common;
     let (capacity, share) = match &args.trace {
@@ -232,14 +241,7 @@ fn dual(args: &DualArgs) -> Result<()> {
     if let Some(file) = &args.pictures {
         write_pictures(file, &records)?;
     }
-    if common.json {
-        for figures in &all {
-            print(&format!("{}\n", serde_json::to_string(figures)?))?;
-        }
-    } else {
-        print(&report::table(&all))?;
-    }
-    Ok(())
+    tell(common, &all, &report::table(&all))
 }
 
 fn recover(args: &RecoveryArgs) -> Result<()> {
@@ -266,19 +268,17 @@ fn recover(args: &RecoveryArgs) -> Result<()> {
         .copied()
         .filter(|scheme| *scheme != Scheme::Infinite)
         .collect();
+    if schemes.is_empty() {
+        return Err(anyhow!(
+            "infinite has no answer to a loss; name another scheme"
+        ));
+    }
     let records = run_all(&schemes, common, &video, &path, &lost)?;
     let all = records
         .iter()
         .map(|(scheme, record)| recovery::figures(*scheme, record, &lost, common.fps))
         .collect::<Result<Vec<_>>>()?;
-    if common.json {
-        for figures in &all {
-            print(&format!("{}\n", serde_json::to_string(figures)?))?;
-        }
-    } else {
-        print(&recovery::table(&all))?;
-    }
-    Ok(())
+    tell(common, &all, &recovery::table(&all))
 }
 
 fn draw(args: &FrontierArgs) -> Result<()> {
@@ -297,13 +297,8 @@ fn draw(args: &FrontierArgs) -> Result<()> {
             .iter()
             .map(|(scheme, record)| report::figures(*scheme, record, common.seconds, *kbps as f64))
             .collect();
-        if common.json {
-            for figures in &figures {
-                print(&format!("{}\n", serde_json::to_string(figures)?))?;
-            }
-        } else {
-            print(&format!("{kbps} kbit/s\n{}\n", report::table(&figures)))?;
-        }
+        let table = format!("{kbps} kbit/s\n{}\n", report::table(&figures));
+        tell(common, &figures, &table)?;
         all.extend(figures);
     }
     let name = common.video.as_ref().map_or_else(

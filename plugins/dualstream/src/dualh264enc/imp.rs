@@ -33,7 +33,7 @@
  *
  * `bitrate` is the rate of both streams together. It is changed in place,
  * without a key frame, and the display encoder's buffer is always one frame
- * time. An encoder that uses less than it is given is asked for up to 5 % more,
+ * time. An encoder that uses less than it is given is asked for up to 6 % more,
  * one that uses more is asked for less. The upstream event `application/x-network-estimate` sets it too,
  * within `min-bitrate` and `max-bitrate`.
  *
@@ -587,7 +587,7 @@ impl ObjectImpl for DualH264Enc {
                     .build(),
                 glib::ParamSpecDouble::builder("background-share")
                     .nick("Background Share")
-                    .blurb("Part of the bitrate that a background frame gets at least while it is being sent; what the display encoder leaves unused counts to it")
+                    .blurb("Part of the bitrate that a background frame gets while it is being sent, what the display encoder leaves unused included; less of it while the picture is hard to code, and at least 0.35 for 10 s after a loss")
                     .minimum(Config::SHARE.0)
                     .maximum(Config::SHARE.1)
                     .default_value(d.background_share)
@@ -611,7 +611,7 @@ impl ObjectImpl for DualH264Enc {
                     .build(),
                 glib::ParamSpecDouble::builder("start-budget")
                     .nick("Start Budget")
-                    .blurb("Upper limit of the very first key frame's size, in frame times at the bitrate; the next pictures are smaller until it is made up for")
+                    .blurb("Upper limit of the very first key frame's size, in frame times at the bitrate; where that is below 0.03 bit a pixel, up to 400 ms. The next pictures are smaller until it is made up for")
                     .minimum(Config::BUDGET.0)
                     .maximum(Config::BUDGET.1)
                     .default_value(d.start_budget)
@@ -619,7 +619,7 @@ impl ObjectImpl for DualH264Enc {
                     .build(),
                 glib::ParamSpecInt::builder("warm-interval")
                     .nick("Warm Interval")
-                    .blurb("Age at which the standby's acknowledged picture is replaced by a younger one, so that a loss is answered by a small frame from it, in ms; below 100 it is 100; 0 = not replaced, and none made where there is none; -1 = auto, 1 s or 15 pictures")
+                    .blurb("Age at which the standby's acknowledged picture is replaced by a younger one, so that a loss is answered by a small frame from it, in ms; below 100 it is 100; 0 = not replaced, and none made where there is none; -1 = auto, 1 s or 15 pictures, 400 ms for 10 s after a loss")
                     .minimum(WARM_AUTO)
                     .maximum(WARM_MAX)
                     .default_value(d.warm_interval)

@@ -104,7 +104,6 @@ struct State {
     pushing: [bool; 2],
     /// What each encoder is set to, and whether for a key frame.
     applied: [Option<(EncoderRate, bool)>; 2],
-    quantisers: [QuantiserReader; 2],
     background_rate: Option<Bitrate>,
     traffic: Traffic,
 }
@@ -122,7 +121,6 @@ impl Default for State {
             pending: Default::default(),
             pushing: [false; 2],
             applied: [None; 2],
-            quantisers: Default::default(),
             background_rate: None,
             traffic: Traffic::default(),
         }
@@ -162,6 +160,8 @@ pub mod imp {
         pub(super) src: OnceLock<[gst::Pad; 2]>,
         pub(super) owner: OnceLock<Box<dyn Owner>>,
         state: Mutex<State>,
+        /// Each used by its encoder's thread only; never locked with `state`.
+        quantisers: [Mutex<QuantiserReader>; 2],
         /// Notified when a frame has left.
         left: Condvar,
     }
@@ -423,6 +423,12 @@ pub mod imp {
             let i = stream.index();
             let key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
             let size = buffer.size() as u64;
+            let quantiser = buffer.map_readable().ok().and_then(|data| {
+                self.quantisers[i]
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .read(&data)
+            });
             let tag = {
                 let mut state = self.state();
                 // An encoder that does not carry metas is matched by order:
@@ -454,10 +460,6 @@ pub mod imp {
                 *frames += 1;
                 *bytes += size;
                 *largest = size.max(*largest);
-                let quantiser = buffer
-                    .map_readable()
-                    .ok()
-                    .and_then(|data| state.quantisers[i].read(&data));
                 state
                     .core
                     .coded(stream, tag.number, DataSize::from_bytes(size), quantiser);
@@ -767,6 +769,7 @@ pub mod imp {
                 src: OnceLock::new(),
                 owner: OnceLock::new(),
                 state: Mutex::default(),
+                quantisers: Default::default(),
                 left: Condvar::new(),
             }
         }

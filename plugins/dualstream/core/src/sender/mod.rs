@@ -177,12 +177,12 @@ const REWARM: Duration = Duration::from_secs(1);
 const LOSSY: Duration = Duration::from_secs(10);
 const LOSSY_SHARE: f64 = 0.35;
 const LOSSY_BUDGET: f64 = 4.0;
+const LOSSY_REWARM: Duration = Duration::from_millis(500);
+const LOSSY_WARM_AGE: Duration = Duration::from_millis(400);
 /// After a loss up to so many frame times of the standby's newest frame are
 /// sent at once, before a frame that predicts from it. More would be later
 /// than a small key frame is bad.
 const PROMOTED: f64 = 2.0;
-const LOSSY_REWARM: Duration = Duration::from_millis(500);
-const LOSSY_WARM_AGE: Duration = Duration::from_millis(400);
 /// With [`Warm::Auto`] the reference is at most this old, but there are never
 /// fewer pictures than this between two frames that keep it so.
 const WARM_AGE: (Duration, u32) = (Duration::from_secs(1), 15);

@@ -13,7 +13,10 @@ const USE: (f64, f64) = (0.5, 1.5);
 /// The display encoder is asked for at most this much of the target, to make
 /// up for one that leaves a part unused: x264 with one frame of VBV leaves 13
 /// to 15 %. Its largest frames grow by as much, which is what the limit is for.
-const MOST: f64 = 1.05;
+const MOST: f64 = 1.06;
+/// And for this much at most when it needs all there is while background
+/// packets are in its way.
+const MOST_SHARED: f64 = 1.02;
 /// And for at least this much, so that there is always a picture.
 const LEAST: f64 = 0.2;
 /// Use of the target that is aimed at.
@@ -87,7 +90,7 @@ impl Rates {
     }
 
     /// `ordinary` frames tell how the encoder uses what it is given; key
-    /// frames and the first one after a switch do not.
+    /// frames do not.
     pub(super) fn display_coded(&mut self, config: &Config, size: DataSize, ordinary: bool) {
         self.owed.display = self.owed.display.saturating_add(size.as_bytes());
         let given = (config.target * config.frame_time).as_bytes() as f64 * self.asked;
@@ -138,7 +141,7 @@ impl Rates {
         let pays = (first * debt.min(1.0) + further * (debt - 1.0).max(0.0)).min(most);
         let base = if let Some(Need { share, pressure }) = background {
             let share = share.value() * (1.0 - pressure);
-            let most = 1.0 + 0.02 * pressure;
+            let most = 1.0 + (MOST_SHARED - 1.0) * pressure;
             ((1.0 - share) / self.used).min(most)
         } else {
             (AIM / self.used).min(MOST)

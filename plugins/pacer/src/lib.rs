@@ -7,8 +7,10 @@
  */
 use gst::glib;
 
-fn plugin_init(_plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    Ok(())
+mod rtppacer;
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    rtppacer::register(plugin)
 }
 
 gst::plugin_define!(

@@ -279,6 +279,13 @@ impl<P> Pacer<P> {
         self.queue.total().packets == 0
     }
 
+    /// At which priority the next packet leaves. As long as this and the rate
+    /// stay the same, a push makes nothing leave sooner.
+    #[must_use]
+    pub fn next_priority(&self) -> Option<Priority> {
+        self.queue.top()
+    }
+
     /// The pacing rate in force; `None` while nothing is held.
     #[must_use]
     pub fn rate(&self) -> Option<Bitrate> {

@@ -1,0 +1,1196 @@
+// SPDX-License-Identifier: MPL-2.0
+/**
+ * SECTION:element-rtppacer
+ *
+ * Sends RTP packets at the rate that the network bears, the most urgent first.
+ *
+ * Put it in front of rtpsession, behind the element that makes
+ * retransmissions: as (part of) what webrtcbin's signal `request-aux-sender`
+ * returns, or between payloader and rtpbin. An estimator behind it, such as
+ * `rtpgcc`, tells it by the event `application/x-network-estimate` how fast to
+ * send, when to probe and how much to pad. Without one, set `bitrate`. Sources
+ * must be live: the queue is bounded and drops, it does not push back.
+ *
+ * - Priorities are strict: audio, retransmissions, display video, FEC,
+ *   background video, padding. SSRCs of one priority take turns. The order of
+ *   one SSRC is never changed: what waits in front of a more urgent packet of
+ *   its SSRC goes as urgently as that. Audio is not held back at all.
+ * - What a packet is comes from, in this order: the property `priorities`; the
+ *   caps (`media=audio`, `encoding-name` RTX or one with FEC, `rtx-payload`);
+ *   the header extension `urn:x-gst-dualstream:frame:1`, which marks
+ *   background video. Caps that say nothing of a payload type, as in webrtcbin,
+ *   make the element look at those further upstream, and at the
+ *   `payload-type-map` of an rtprtxsend there. Anything else is display video.
+ * - Packets leave at `pacing-bitrate` of the last event, or at `pacing-factor`
+ *   times the target of the event or of `bitrate`. Without any of these nothing
+ *   is held. Each packet counts with 28 bytes for IPv4 and UDP. At a pacing
+ *   rate of zero only audio and probes leave.
+ * - Packets are reordered, so all timestamps are converted to running time and
+ *   one segment is sent downstream. Any other serialised event waits for what
+ *   was queued before it, and what comes after it waits for the event. The same
+ *   caps again are not sent again. Packets held at a rate of zero are
+ *   dropped at EOS. Serialised queries are refused.
+ * - Probes and padding are made of padding-only packets where no media waits,
+ *   once a packet has passed. Packets that are part of a probe carry the meta
+ *   `DualStreamProbe` with the field `id` (u32).
+ * - Time is that of the pipeline clock. Without a clock (while prerolling)
+ *   packets are not held.
+ * - To the latency nothing is added at least, and `queue-time-limit` at most. A
+ *   sink behind it that synchronises to the clock needs that much
+ *   `ts-offset`, or `sync=false`.
+ *
+ * |[
+ * gst-launch-1.0 videotestsrc is-live=true num-buffers=150 ! video/x-raw,framerate=30/1 ! openh264enc bitrate=1000000 ! rtph264pay ! rtppacer bitrate=1000000 ! udpsink host=127.0.0.1 port=5004 sync=false async=false
+ * ]| Sends five seconds of video at no more than 2.5 Mbit/s at any time.
+ *
+ * ## Statistics
+ *
+ * | field of `stats` | type | meaning |
+ * |---|---|---|
+ * | `pacing-bitrate` | u64 | the rate in force in bit/s, raised by `queue-time-limit` or not; 2^64 - 1 = nothing is held |
+ * | `raised` | u64 | times `queue-time-limit` began to raise the rate |
+ * | `congested` | bool | the congestion window is full |
+ * | `padding-packets`, `padding-bytes` | u64 | padding sent of our own accord |
+ * | `padding-skipped` | u64 | padding that could not be made: no packet has passed yet, or no payload type is free |
+ * | `probes-completed` | u64 | probe clusters sent completely |
+ * | `probes-dropped` | u64 | clusters that came too late or lagged behind |
+ * | `probes-refused` | u64 | clusters that made no sense, or too many at once |
+ * | `probe-packets`, `probe-bytes` | u64 | sent as part of clusters |
+ * | `malformed` | u64 | buffers dropped that are no RTP packets |
+ * | `wrong-fields` | u64 | fields of events that had a wrong type |
+ * | `behind-event` | u64 | buffers and events that wait behind a serialised event now |
+ * | `dropped-behind-event` | u64 | buffers dropped or flushed there |
+ * | `audio`, `retransmission`, `display`, `fec`, `background`, `padding` | structure | the packets of this priority, see below |
+ *
+ * | field of a priority | type | meaning |
+ * |---|---|---|
+ * | `pushed-packets`, `pushed-bytes` | u64 | what arrived; the sum of the next six |
+ * | `sent-packets`, `sent-bytes` | u64 | what left |
+ * | `expired-packets` | u64 | dropped as too old |
+ * | `evicted-packets` | u64 | dropped for more urgent ones when the queue was full |
+ * | `refused-packets` | u64 | not taken, the queue was full |
+ * | `flushed-packets` | u64 | dropped by a flush |
+ * | `queued-packets`, `queued-bytes` | u64 | held now |
+ * | `oldest` | u64 | how long the oldest of them has waited, in ns |
+ * | `waited`, `longest-wait` | u64 | how long those sent have waited, all together and at most, in ns |
+ *
+ * Since: 0.1
+ */
+use std::collections::VecDeque;
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard};
+use std::time::Duration;
+
+use dualstream_common::{Bitrate, DataSize, Timestamp};
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use pacer_core::{Config, Next, Pacer, Priority};
+
+use super::classify::{self, Classifier, Header, Roles, Upstream};
+use super::estimate::{self, Estimate};
+use super::padding::{self, Padding};
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "rtppacer",
+        gst::DebugColorFlags::empty(),
+        Some("RTP pacer with priorities"),
+    )
+});
+
+/// Longest wait without looking again; keeps clock times far from their end.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Sticky events that are remembered, so that they are not repeated.
+const MOST_STICKY: usize = 16;
+/// One warning for this many of a kind.
+const WARN_EVERY: u64 = 1000;
+
+// Lock order: settings, state. Neither is held over a push, an event, a query
+// or a wait for the clock.
+
+#[derive(Clone)]
+struct Settings {
+    bitrate: u64,
+    pacing_factor: f64,
+    burst_ms: u32,
+    queue_limit_ms: u32,
+    background_ttl_ms: u32,
+    padding_ttl_ms: u32,
+    max_packets: u32,
+    max_bytes: u32,
+    padding_pt: i32,
+    priorities: Option<gst::Structure>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let core = Config::default();
+        let ms = |d: Option<Duration>| d.map_or(0, |d| d.as_millis() as u32);
+        Self {
+            bitrate: 0,
+            pacing_factor: core.pacing_factor,
+            burst_ms: ms(Some(core.burst)),
+            queue_limit_ms: ms(core.queue_time_limit),
+            background_ttl_ms: ms(core.ttl_background),
+            padding_ttl_ms: ms(core.ttl_padding),
+            max_packets: core.max_packets as u32,
+            max_bytes: core.max_bytes.as_bytes() as u32,
+            padding_pt: -1,
+            priorities: None,
+        }
+    }
+}
+
+impl Settings {
+    fn config(&self) -> Config {
+        let some = |ms: u32| (ms > 0).then(|| Duration::from_millis(ms.into()));
+        Config {
+            pacing_factor: self.pacing_factor,
+            burst: Duration::from_millis(self.burst_ms.into()),
+            queue_time_limit: some(self.queue_limit_ms),
+            ttl_background: some(self.background_ttl_ms),
+            ttl_padding: some(self.padding_ttl_ms),
+            max_packets: self.max_packets as usize,
+            max_bytes: DataSize::from_bytes(self.max_bytes.into()),
+            ..Config::default()
+        }
+    }
+
+    fn roles(&self) -> Roles {
+        self.priorities
+            .as_ref()
+            .map(|s| Roles::parse(s).0)
+            .unwrap_or_default()
+    }
+}
+
+/// What waits behind a serialised event, and the event.
+enum Item {
+    Event(gst::Event),
+    Buffer(Header, Priority, gst::Buffer),
+}
+
+struct State {
+    core: Pacer<gst::Buffer>,
+    classifier: Classifier,
+    padding: Padding,
+    /// As chosen; else it is found.
+    padding_pt: Option<u8>,
+    padded: u64,
+    padded_bytes: DataSize,
+    /// Begins with an event, if anything.
+    behind: VecDeque<Item>,
+    segment: Option<gst::Segment>,
+    /// Events that went into the queue, one of a kind.
+    sticky: Vec<gst::Event>,
+    /// Our segment has left, so that packets may.
+    open: bool,
+    /// The target is of an event, not of the property.
+    estimated: bool,
+    flushing: bool,
+    /// What the streaming thread is waiting for.
+    wait: Option<gst::SingleShotClockId>,
+    /// Of the last push downstream.
+    flow: Result<gst::FlowSuccess, gst::FlowError>,
+    eos_in: bool,
+    refused: u64,
+    malformed: u64,
+    wrong_fields: u64,
+    padding_skipped: u64,
+    behind_dropped: u64,
+}
+
+impl State {
+    fn new(settings: &Settings) -> Result<Self, pacer_core::ConfigError> {
+        let mut core = Pacer::new(settings.config())?;
+        if settings.bitrate > 0 {
+            core.set_target(Timestamp::ZERO, Bitrate::from_bps(settings.bitrate));
+        }
+        Ok(Self {
+            core,
+            classifier: Classifier::new(settings.roles()),
+            padding: Padding::new(
+                glib::random_int(),
+                glib::random_int() as u16,
+                glib::random_int(),
+            ),
+            padding_pt: u8::try_from(settings.padding_pt).ok(),
+            padded: 0,
+            padded_bytes: DataSize::ZERO,
+            behind: VecDeque::new(),
+            segment: None,
+            sticky: Vec::new(),
+            open: false,
+            estimated: false,
+            flushing: true,
+            wait: None,
+            flow: Ok(gst::FlowSuccess::Ok),
+            eos_in: false,
+            refused: 0,
+            malformed: 0,
+            wrong_fields: 0,
+            padding_skipped: 0,
+            behind_dropped: 0,
+        })
+    }
+
+    /// Drops what is held, as after a flush.
+    fn empty(&mut self) {
+        self.core.flush();
+        let buffers = self.behind.iter().filter(|i| matches!(i, Item::Buffer(..)));
+        self.behind_dropped += buffers.count() as u64;
+        self.behind.clear();
+        self.segment = None;
+        self.sticky.clear();
+        self.open = false;
+        self.eos_in = false;
+        self.flow = Ok(gst::FlowSuccess::Ok);
+    }
+
+    /// Is this event already there?
+    fn is_repeated(&mut self, event: &gst::Event) -> bool {
+        let same = |old: &gst::Event| match (old.view(), event.view()) {
+            (gst::EventView::Caps(a), gst::EventView::Caps(b)) => a.caps() == b.caps(),
+            (gst::EventView::StreamStart(a), gst::EventView::StreamStart(b)) => {
+                a.stream_id() == b.stream_id() && a.group_id() == b.group_id()
+            }
+            (gst::EventView::CustomDownstreamSticky(_), _) => old.as_ptr() == event.as_ptr(),
+            _ => false,
+        };
+        let replaced = |old: &gst::Event| {
+            let name = |e: &gst::Event| e.structure().map(|s| s.name().to_owned());
+            old.type_() == event.type_()
+                && (old.type_() != gst::EventType::CustomDownstreamSticky
+                    || name(old) == name(event))
+        };
+        if !event.is_sticky() {
+            return false;
+        }
+        if self.sticky.iter().any(same) {
+            return true;
+        }
+        self.sticky.retain(|old| !replaced(old));
+        if self.sticky.len() < MOST_STICKY {
+            self.sticky.push(event.clone());
+        }
+        false
+    }
+
+    fn running_time(&self, time: Option<gst::ClockTime>) -> Option<gst::ClockTime> {
+        let time = time?;
+        let Some(segment) = self
+            .segment
+            .as_ref()
+            .and_then(|s| s.downcast_ref::<gst::ClockTime>())
+        else {
+            return Some(time);
+        };
+        // What is from before the segment is due at once.
+        Some(match segment.to_running_time_full(time)? {
+            gst::Signed::Positive(time) => time,
+            gst::Signed::Negative(_) => gst::ClockTime::ZERO,
+        })
+    }
+}
+
+/// What the streaming thread does next, without the lock.
+enum Work {
+    Buffer(gst::Buffer),
+    Event(gst::Event),
+    Wait(gst::SingleShotClockId),
+    /// Something was done; look again.
+    Again,
+    Stop,
+}
+
+pub struct RtpPacer {
+    sinkpad: gst::Pad,
+    srcpad: gst::Pad,
+    settings: Mutex<Settings>,
+    /// From READY to PAUSED and back.
+    state: Mutex<Option<State>>,
+    /// The streaming thread has nothing to do.
+    wake: Condvar,
+}
+
+/// A panic elsewhere leaves a consistent state behind: the core is told one
+/// thing at a time.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// The pipeline clock and the time at which running time was zero.
+type Time = Option<(gst::Clock, gst::ClockTime)>;
+
+fn now(time: &Time) -> Timestamp {
+    time.as_ref().map_or(Timestamp::ZERO, |(clock, base)| {
+        Timestamp::from_nanos(clock.time().saturating_sub(*base).nseconds())
+    })
+}
+
+/// The buffer with timestamps in running time; its memory is not touched.
+fn in_running_time(state: &State, mut buffer: gst::Buffer) -> gst::Buffer {
+    let (pts, dts) = (
+        state.running_time(buffer.pts()),
+        state.running_time(buffer.dts()),
+    );
+    if (pts, dts) != (buffer.pts(), buffer.dts()) {
+        let buffer = buffer.make_mut();
+        buffer.set_pts(pts);
+        buffer.set_dts(dts);
+    }
+    buffer
+}
+
+fn is_rare(count: u64) -> bool {
+    count % WARN_EVERY == 1
+}
+
+impl RtpPacer {
+    fn time(&self) -> Time {
+        let obj = self.obj();
+        Some((obj.clock()?, obj.base_time()?))
+    }
+
+    /// Makes the streaming thread look again.
+    fn wake(&self, state: &mut State) {
+        if let Some(wait) = state.wait.take() {
+            wait.unschedule();
+        }
+        self.wake.notify_one();
+    }
+
+    /// Changes the core, and has the streaming thread look at it.
+    fn change(&self, change: impl FnOnce(&mut State, Timestamp)) {
+        let time = self.time();
+        if let Some(state) = lock(&self.state).as_mut() {
+            change(state, now(&time));
+            self.wake(state);
+        }
+    }
+
+    // The streaming thread of the source pad.
+
+    fn src_loop(&self) {
+        let time = self.time();
+        let work = {
+            let mut guard = lock(&self.state);
+            match guard.as_mut() {
+                None => Work::Stop,
+                Some(state) if state.flushing || state.flow.is_err() => Work::Stop,
+                Some(state) => match self.next(state, &time) {
+                    Some(work) => work,
+                    None => {
+                        // Woken or not: look again.
+                        drop(self.wake.wait(guard).unwrap_or_else(|e| e.into_inner()));
+                        return;
+                    }
+                },
+            }
+        };
+        match work {
+            Work::Again => (),
+            Work::Stop => {
+                // Fails only if there is no task any more.
+                let _ = self.srcpad.pause_task();
+            }
+            Work::Wait(id) => self.wait(&id),
+            Work::Buffer(buffer) => {
+                gst::log!(CAT, imp = self, "pushing {buffer:?}");
+                let flow = self.srcpad.push(buffer);
+                if flow.is_err() {
+                    self.stop(flow);
+                }
+            }
+            Work::Event(event) => {
+                let is_eos = event.type_() == gst::EventType::Eos;
+                gst::debug!(CAT, imp = self, "pushing {event:?}");
+                self.srcpad.push_event(event);
+                if is_eos {
+                    self.stop(Err(gst::FlowError::Eos));
+                }
+            }
+        }
+    }
+
+    /// `None`: nothing to do until something changes.
+    fn next(&self, state: &mut State, time: &Time) -> Option<Work> {
+        if state.core.is_empty()
+            && let Some(item) = state.behind.pop_front()
+        {
+            return Some(self.advance(state, item, now(time)));
+        }
+        let mut now = now(time);
+        loop {
+            match state.core.poll(now) {
+                Next::Send(departure) => {
+                    let mut buffer = departure.packet;
+                    if let Some(id) = departure.probe {
+                        padding::mark_probe(buffer.make_mut(), id);
+                    }
+                    return Some(Work::Buffer(buffer));
+                }
+                Next::Pad { size, probe } => {
+                    let made = self.make_padding(state, now, size, probe);
+                    return Some(made.map_or(Work::Again, Work::Buffer));
+                }
+                Next::WaitUntil(until) => match time {
+                    Some((clock, base)) => {
+                        let wait = until.since(now).min(LONGEST_WAIT);
+                        gst::trace!(CAT, imp = self, "waiting for {wait:?}");
+                        let until = *base + (now + wait).as_nanos().nseconds();
+                        let id = clock.new_single_shot_id(until);
+                        state.wait = Some(id.clone());
+                        return Some(Work::Wait(id));
+                    }
+                    // No clock, no waiting. Time jumps back when there is one.
+                    None if !state.core.is_empty() => now = until,
+                    None => return None,
+                },
+                Next::Idle if state.eos_in && !state.core.is_empty() => {
+                    gst::warning!(CAT, imp = self, "EOS at a rate of zero, dropping packets");
+                    state.core.flush();
+                    return Some(Work::Again);
+                }
+                Next::Idle => return None,
+            }
+        }
+    }
+
+    /// Takes the event that comes next, and into the core the packets that
+    /// may go after it.
+    fn advance(&self, state: &mut State, event: Item, now: Timestamp) -> Work {
+        let mut work = Work::Again;
+        let mut next = Some(event);
+        while let Some(item) = next {
+            match item {
+                Item::Buffer(header, priority, buffer) => {
+                    self.enqueue(state, now, header, priority, buffer);
+                }
+                Item::Event(event) if matches!(work, Work::Again) && state.core.is_empty() => {
+                    state.open |= event.type_() == gst::EventType::Segment;
+                    work = Work::Event(event);
+                }
+                Item::Event(_) => {
+                    state.behind.push_front(item);
+                    break;
+                }
+            }
+            next = state.behind.pop_front();
+        }
+        work
+    }
+
+    fn make_padding(
+        &self,
+        state: &mut State,
+        now: Timestamp,
+        size: DataSize,
+        probe: Option<u32>,
+    ) -> Option<gst::Buffer> {
+        let pt = state
+            .padding_pt
+            .filter(|pt| !state.classifier.is_media(*pt))
+            .or_else(|| state.classifier.padding_pt())
+            .filter(|_| state.open && !state.eos_in);
+        let Some(pt) = pt else {
+            state.padding_skipped += 1;
+            if is_rare(state.padding_skipped) {
+                gst::debug!(CAT, imp = self, "no padding packet can be made");
+            }
+            return None;
+        };
+        let time = now.as_nanos().nseconds();
+        let twcc = state.classifier.twcc_id();
+        let mut buffer = state.padding.packet(pt, twcc, size.as_bytes(), time);
+        if let Some(id) = probe {
+            padding::mark_probe(buffer.make_mut(), id);
+        }
+        state.padded += 1;
+        state.padded_bytes += size;
+        Some(buffer)
+    }
+
+    fn wait(&self, id: &gst::SingleShotClockId) {
+        let (result, _) = id.wait();
+        if let Some(state) = lock(&self.state).as_mut() {
+            state.wait = None;
+        }
+        match result {
+            Ok(_) | Err(gst::ClockError::Unscheduled | gst::ClockError::Early) => (),
+            Err(err) => {
+                gst::error!(CAT, imp = self, "the clock cannot be waited for: {err:?}");
+                gst::element_imp_error!(
+                    self,
+                    gst::CoreError::Clock,
+                    ("The clock cannot be waited for"),
+                    ["{err:?}"]
+                );
+                self.stop(Err(gst::FlowError::Error));
+            }
+        }
+    }
+
+    /// Downstream wants no more.
+    fn stop(&self, flow: Result<gst::FlowSuccess, gst::FlowError>) {
+        let after_eos = {
+            let mut state = lock(&self.state);
+            let Some(state) = state.as_mut() else { return };
+            if !state.flushing {
+                state.flow = flow;
+            }
+            state.eos_in
+        };
+        gst::info!(CAT, imp = self, "stopping: {flow:?}");
+        let Err(err) = flow else { return };
+        // Else whoever pushes here gets to know, and says so.
+        let fatal = !matches!(err, gst::FlowError::Flushing | gst::FlowError::Eos);
+        if fatal && after_eos {
+            gst::element_imp_error!(
+                self,
+                gst::StreamError::Failed,
+                ("Internal data stream error"),
+                ["streaming stopped, reason {err:?}"]
+            );
+            self.srcpad.push_event(gst::event::Eos::new());
+        }
+    }
+
+    fn start_task(&self) -> Result<(), gst::LoggableError> {
+        let weak = self.obj().downgrade();
+        self.srcpad
+            .start_task(move || {
+                if let Some(obj) = weak.upgrade() {
+                    obj.imp().src_loop();
+                }
+            })
+            .map_err(|err| gst::loggable_error!(CAT, "no streaming thread: {err}"))
+    }
+
+    fn src_activate(&self, active: bool) -> Result<(), gst::LoggableError> {
+        if active {
+            if let Some(state) = lock(&self.state).as_mut() {
+                state.flushing = false;
+            }
+            return self.start_task();
+        }
+        self.set_flushing();
+        self.srcpad
+            .stop_task()
+            .map_err(|err| gst::loggable_error!(CAT, "the streaming thread stays: {err}"))
+    }
+
+    fn set_flushing(&self) {
+        if let Some(state) = lock(&self.state).as_mut() {
+            state.flushing = true;
+            self.wake(state);
+        }
+    }
+
+    // What arrives on the sink pad.
+
+    fn sink_chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let Some(header) = Header::parse(&buffer) else {
+            let mut state = lock(&self.state);
+            let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
+            state.malformed += 1;
+            if is_rare(state.malformed) {
+                gst::warning!(CAT, imp = self, "not an RTP packet, dropped: {buffer:?}");
+            }
+            return Ok(gst::FlowSuccess::Ok);
+        };
+        self.learn_from_upstream(header.pt);
+        let time = self.time();
+        let mut state = lock(&self.state);
+        let state = state
+            .as_mut()
+            .filter(|s| !s.flushing)
+            .ok_or(gst::FlowError::Flushing)?;
+        state.flow?;
+        if state.eos_in {
+            return Err(gst::FlowError::Eos);
+        }
+        let priority = state.classifier.priority(header, &buffer);
+        let buffer = in_running_time(state, buffer);
+        let before = (state.core.next_priority(), state.core.rate());
+        if state.behind.is_empty() {
+            self.enqueue(state, now(&time), header, priority, buffer);
+        } else if state.behind.len() < state.core.config().max_packets {
+            state
+                .behind
+                .push_back(Item::Buffer(header, priority, buffer));
+        } else {
+            state.behind_dropped += 1;
+            if is_rare(state.behind_dropped) {
+                gst::warning!(CAT, imp = self, "too many packets behind an event, dropped");
+            }
+        }
+        if before != (state.core.next_priority(), state.core.rate()) {
+            self.wake(state);
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn enqueue(
+        &self,
+        state: &mut State,
+        now: Timestamp,
+        header: Header,
+        priority: Priority,
+        buffer: gst::Buffer,
+    ) {
+        let pushed = state
+            .core
+            .push(now, header.ssrc, priority, header.size, buffer);
+        if let Err(refused) = pushed {
+            state.refused += 1;
+            if is_rare(state.refused) {
+                gst::warning!(
+                    CAT,
+                    imp = self,
+                    "{priority:?} packet dropped: {}",
+                    refused.reason
+                );
+            }
+        }
+    }
+
+    /// Caps here may say nothing of a payload type; those upstream may.
+    fn learn_from_upstream(&self, pt: u8) {
+        let asks = lock(&self.state)
+            .as_mut()
+            .is_some_and(|s| s.classifier.wants_caps(pt));
+        if !asks {
+            return;
+        }
+        let upstream = Upstream::of(&self.sinkpad);
+        gst::debug!(CAT, imp = self, "payload type {pt}; upstream: {upstream:?}");
+        if let Some(state) = lock(&self.state).as_mut() {
+            for caps in &upstream.caps {
+                state.classifier.learn(caps);
+            }
+            for pt in &upstream.rtx_pts {
+                state.classifier.learn_rtx(*pt);
+            }
+        }
+    }
+
+    fn sink_chain_list(&self, list: gst::BufferList) -> Result<gst::FlowSuccess, gst::FlowError> {
+        for buffer in list.iter_owned() {
+            self.sink_chain(buffer)?;
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        match event.view() {
+            gst::EventView::FlushStart(_) => {
+                self.set_flushing();
+                let done = gst::Pad::event_default(pad, Some(&*self.obj()), event);
+                let paused = self.srcpad.pause_task();
+                done && paused.is_ok()
+            }
+            gst::EventView::FlushStop(_) => {
+                let done = gst::Pad::event_default(pad, Some(&*self.obj()), event);
+                if let Some(state) = lock(&self.state).as_mut() {
+                    state.empty();
+                    state.flushing = false;
+                }
+                if let Err(err) = self.start_task() {
+                    err.log_with_imp(self);
+                    return false;
+                }
+                done
+            }
+            _ if event.is_serialized() => self.queue_event(event),
+            _ => gst::Pad::event_default(pad, Some(&*self.obj()), event),
+        }
+    }
+
+    fn queue_event(&self, event: gst::Event) -> bool {
+        let mut restart = false;
+        {
+            let mut guard = lock(&self.state);
+            let Some(state) = guard.as_mut().filter(|s| !s.flushing) else {
+                return false;
+            };
+            let event = match event.view() {
+                gst::EventView::Segment(segment) => {
+                    let first = state.segment.replace(segment.segment().clone()).is_none();
+                    if !first {
+                        return true;
+                    }
+                    let running = gst::FormattedSegment::<gst::ClockTime>::new();
+                    gst::event::Segment::builder(&running)
+                        .seqnum(event.seqnum())
+                        .build()
+                }
+                gst::EventView::Gap(gap) => {
+                    let (start, duration) = gap.get();
+                    let start = state.running_time(Some(start)).unwrap_or(start);
+                    gst::event::Gap::builder(start)
+                        .duration(duration)
+                        .seqnum(event.seqnum())
+                        .build()
+                }
+                gst::EventView::StreamStart(_) if state.eos_in => {
+                    // A new stream on the same pad.
+                    if state.flow == Err(gst::FlowError::Eos) {
+                        state.flow = Ok(gst::FlowSuccess::Ok);
+                        restart = true;
+                    }
+                    state.eos_in = false;
+                    event
+                }
+                gst::EventView::Eos(_) => {
+                    state.eos_in = true;
+                    event
+                }
+                _ => event,
+            };
+            if let gst::EventView::Caps(caps) = event.view() {
+                state.classifier.learn(caps.caps());
+                state.classifier.ask_again();
+            }
+            if state.is_repeated(&event) {
+                return true;
+            }
+            if state.flow.is_err() || state.behind.len() >= 2 * state.core.config().max_packets {
+                gst::warning!(CAT, imp = self, "not passed on: {event:?}");
+                return false;
+            }
+            state.behind.push_back(Item::Event(event));
+            self.wake(state);
+        }
+        !restart || self.start_task().is_ok()
+    }
+
+    fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        if query.is_serialized() {
+            gst::debug!(CAT, imp = self, "refused: {query:?}");
+            return false;
+        }
+        gst::Pad::query_default(pad, Some(&*self.obj()), query)
+    }
+
+    // What arrives on the source pad.
+
+    fn src_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        if event.type_() == gst::EventType::CustomUpstream
+            && let Some(s) = event.structure().filter(|s| s.has_name(estimate::EVENT))
+        {
+            let estimate = Estimate::parse(s);
+            gst::debug!(CAT, imp = self, "{estimate:?}");
+            self.change(|state, now| {
+                estimate.apply(&mut state.core, now);
+                state.estimated |= estimate.target.is_some();
+                if estimate.wrong > 0 {
+                    if state.wrong_fields % WARN_EVERY == 0 {
+                        gst::warning!(CAT, imp = self, "fields of a wrong type: {s:?}");
+                    }
+                    state.wrong_fields += estimate.wrong;
+                }
+            });
+        }
+        gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        let done = gst::Pad::query_default(pad, Some(&*self.obj()), query);
+        if done && let gst::QueryViewMut::Latency(latency) = query.view_mut() {
+            let (live, min, max) = latency.result();
+            let limit = lock(&self.settings).config().queue_time_limit;
+            let own = limit.and_then(|l| gst::ClockTime::try_from(l).ok());
+            let max = max.zip(own).map(|(max, own)| max + own);
+            latency.set(live, min, max);
+        }
+        done
+    }
+
+    fn stats(&self) -> gst::Structure {
+        let time = self.time();
+        let at = now(&time);
+        let state = lock(&self.state);
+        let stats = state.as_ref().map(|s| s.core.stats()).unwrap_or_default();
+        let own = |f: fn(&State) -> u64| state.as_ref().map_or(0, f);
+        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let mut s = gst::Structure::builder("application/x-rtppacer-stats")
+            .field(
+                "pacing-bitrate",
+                stats.rate.map_or(u64::MAX, Bitrate::as_bps),
+            )
+            .field("raised", stats.raised)
+            .field("congested", stats.congested)
+            .field("padding-packets", own(|s| s.padded))
+            .field("padding-bytes", own(|s| s.padded_bytes.as_bytes()))
+            .field("padding-skipped", own(|s| s.padding_skipped))
+            .field("probes-completed", stats.probes.completed)
+            .field("probes-dropped", stats.probes.dropped)
+            .field("probes-refused", stats.probes.refused)
+            .field("probe-packets", stats.probes.sent.packets)
+            .field("probe-bytes", stats.probes.sent.bytes.as_bytes())
+            .field("malformed", own(|s| s.malformed))
+            .field("wrong-fields", own(|s| s.wrong_fields))
+            .field("behind-event", own(|s| s.behind.len() as u64))
+            .field("dropped-behind-event", own(|s| s.behind_dropped));
+        drop(state);
+        for priority in Priority::ALL {
+            let p = stats.of(priority);
+            let oldest = p.oldest.map_or(Duration::ZERO, |o| at.since(o));
+            let one = gst::Structure::builder(classify::nick(priority))
+                .field("pushed-packets", p.pushed.packets)
+                .field("pushed-bytes", p.pushed.bytes.as_bytes())
+                .field("sent-packets", p.sent.packets)
+                .field("sent-bytes", p.sent.bytes.as_bytes())
+                .field("expired-packets", p.expired.packets)
+                .field("evicted-packets", p.evicted.packets)
+                .field("refused-packets", p.refused.packets)
+                .field("flushed-packets", p.flushed.packets)
+                .field("queued-packets", p.queued.packets)
+                .field("queued-bytes", p.queued.bytes.as_bytes())
+                .field("oldest", nanos(oldest))
+                .field("waited", nanos(p.waited))
+                .field("longest-wait", nanos(p.longest_wait))
+                .build();
+            s = s.field(classify::nick(priority), one);
+        }
+        s.build()
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for RtpPacer {
+    const NAME: &'static str = "GstRtpPacer";
+    type Type = super::RtpPacer;
+    type ParentType = gst::Element;
+
+    fn with_class(klass: &Self::Class) -> Self {
+        let templ = klass.pad_template("sink").expect("template is registered");
+        let sinkpad = gst::Pad::builder_from_template(&templ)
+            .chain_function(|_, parent, buffer| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::FlowError::Error),
+                    |imp| imp.sink_chain(buffer),
+                )
+            })
+            .chain_list_function(|_, parent, list| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::FlowError::Error),
+                    |imp| imp.sink_chain_list(list),
+                )
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_query(pad, query))
+            })
+            .flags(gst::PadFlags::PROXY_CAPS)
+            .build();
+        let templ = klass.pad_template("src").expect("template is registered");
+        let srcpad = gst::Pad::builder_from_template(&templ)
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.src_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.src_query(pad, query))
+            })
+            .activatemode_function(|_, parent, mode, active| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::loggable_error!(CAT, "panicked")),
+                    |imp| match mode {
+                        gst::PadMode::Push => imp.src_activate(active),
+                        _ => Err(gst::loggable_error!(CAT, "packets are pushed only")),
+                    },
+                )
+            })
+            .flags(gst::PadFlags::PROXY_CAPS)
+            .build();
+        Self {
+            sinkpad,
+            srcpad,
+            settings: Mutex::default(),
+            state: Mutex::default(),
+            wake: Condvar::new(),
+        }
+    }
+}
+
+fn ms_property(name: &str, nick: &str, blurb: &str, most: u32, default: u32) -> glib::ParamSpec {
+    glib::ParamSpecUInt::builder(name)
+        .nick(nick)
+        .blurb(blurb)
+        .maximum(most)
+        .default_value(default)
+        .mutable_playing()
+        .build()
+}
+
+impl ObjectImpl for RtpPacer {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            let default = Settings::default();
+            vec![
+                glib::ParamSpecUInt64::builder("bitrate")
+                    .nick("Bitrate")
+                    .blurb(
+                        "Target rate in bit/s until an event tells another one, \
+                         0 = nothing is held until then",
+                    )
+                    .default_value(default.bitrate)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecDouble::builder("pacing-factor")
+                    .nick("Pacing Factor")
+                    .blurb(
+                        "Pacing rate over target rate, where an event has not told the \
+                         pacing rate itself",
+                    )
+                    .minimum(1.0)
+                    .maximum(5.0)
+                    .default_value(default.pacing_factor)
+                    .mutable_playing()
+                    .build(),
+                ms_property(
+                    "burst-interval",
+                    "Burst Interval",
+                    "How much may leave at once, as time at the pacing rate in ms, \
+                     0 = each packet is spaced exactly",
+                    5,
+                    default.burst_ms,
+                ),
+                ms_property(
+                    "queue-time-limit",
+                    "Queue Time Limit",
+                    "The pacing rate is raised so that all but background packets leave \
+                     within this time in ms, 0 = never raised",
+                    60_000,
+                    default.queue_limit_ms,
+                ),
+                ms_property(
+                    "background-ttl",
+                    "Background Time To Live",
+                    "Background packets that have waited for this time in ms are dropped, \
+                     0 = never",
+                    3_600_000,
+                    default.background_ttl_ms,
+                ),
+                ms_property(
+                    "padding-ttl",
+                    "Padding Time To Live",
+                    "Packets of priority padding that have waited for this time in ms are \
+                     dropped, 0 = never",
+                    3_600_000,
+                    default.padding_ttl_ms,
+                ),
+                glib::ParamSpecUInt::builder("max-queue-packets")
+                    .nick("Maximum Queue Packets")
+                    .blurb(
+                        "Most packets held; when full, the oldest of the lowest priority \
+                         is dropped for a more urgent one, else the new one",
+                    )
+                    .minimum(1)
+                    .maximum(1_000_000)
+                    .default_value(default.max_packets)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-queue-bytes")
+                    .nick("Maximum Queue Bytes")
+                    .blurb("Most bytes held, with the same policy as max-queue-packets")
+                    .minimum(1)
+                    .default_value(default.max_bytes)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecInt::builder("padding-payload-type")
+                    .nick("Padding Payload Type")
+                    .blurb(
+                        "Payload type of padding packets, never used if it is one of the \
+                         media, -1 = that of retransmissions, else one that is free",
+                    )
+                    .minimum(-1)
+                    .maximum(127)
+                    .default_value(default.padding_pt)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("priorities")
+                    .nick("Priorities")
+                    .blurb(
+                        "Priority by SSRC and payload type, fields ssrc-<n> and pt-<n>, values \
+                         audio, retransmission, display, fec, background or padding",
+                    )
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                    .nick("Statistics")
+                    .blurb("Rate in force, probes, padding, and packets of each priority")
+                    .read_only()
+                    .build(),
+            ]
+        });
+        PROPERTIES.as_ref()
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        if let Err(err) = self.set(pspec.name(), value) {
+            gst::error!(CAT, imp = self, "property {}: {err}", pspec.name());
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        if pspec.name() == "stats" {
+            return self.stats().to_value();
+        }
+        let s = lock(&self.settings);
+        match pspec.name() {
+            "bitrate" => s.bitrate.to_value(),
+            "pacing-factor" => s.pacing_factor.to_value(),
+            "burst-interval" => s.burst_ms.to_value(),
+            "queue-time-limit" => s.queue_limit_ms.to_value(),
+            "background-ttl" => s.background_ttl_ms.to_value(),
+            "padding-ttl" => s.padding_ttl_ms.to_value(),
+            "max-queue-packets" => s.max_packets.to_value(),
+            "max-queue-bytes" => s.max_bytes.to_value(),
+            "padding-payload-type" => s.padding_pt.to_value(),
+            "priorities" => s.priorities.to_value(),
+            name => {
+                gst::error!(CAT, imp = self, "no such property: {name}");
+                pspec.default_value().clone()
+            }
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        for pad in [&self.sinkpad, &self.srcpad] {
+            obj.add_pad(pad).expect("both pads are new");
+        }
+    }
+}
+
+impl RtpPacer {
+    fn set(
+        &self,
+        name: &str,
+        value: &glib::Value,
+    ) -> Result<(), glib::value::ValueTypeMismatchError> {
+        let settings = {
+            let mut s = lock(&self.settings);
+            match name {
+                "bitrate" => s.bitrate = value.get()?,
+                "pacing-factor" => s.pacing_factor = value.get()?,
+                "burst-interval" => s.burst_ms = value.get()?,
+                "queue-time-limit" => s.queue_limit_ms = value.get()?,
+                "background-ttl" => s.background_ttl_ms = value.get()?,
+                "padding-ttl" => s.padding_ttl_ms = value.get()?,
+                "max-queue-packets" => s.max_packets = value.get()?,
+                "max-queue-bytes" => s.max_bytes = value.get()?,
+                "padding-payload-type" => s.padding_pt = value.get()?,
+                "priorities" => {
+                    // Null, and of another type: no structure.
+                    s.priorities = value.get::<Option<gst::Structure>>().unwrap_or_default();
+                }
+                name => gst::error!(CAT, imp = self, "no such property: {name}"),
+            }
+            s.clone()
+        };
+        match name {
+            "bitrate" => self.change(|state, now| {
+                if !state.estimated {
+                    match settings.bitrate {
+                        0 => state.core.clear_rate(now),
+                        bps => state.core.set_target(now, Bitrate::from_bps(bps)),
+                    }
+                }
+            }),
+            "priorities" => {
+                if let Some(s) = &settings.priorities {
+                    for wrong in Roles::parse(s).1 {
+                        gst::warning!(CAT, imp = self, "priorities: {wrong} is ignored");
+                    }
+                }
+                self.change(|state, _| state.classifier.set_roles(settings.roles()));
+            }
+            "padding-payload-type" => self.change(|state, _| {
+                state.padding_pt = u8::try_from(settings.padding_pt).ok();
+            }),
+            _ => self.change(|state, now| {
+                if let Err(err) = state.core.configure(now, settings.config()) {
+                    gst::error!(CAT, imp = self, "not changed: {err}");
+                }
+            }),
+        }
+        if name == "queue-time-limit" {
+            let obj = self.obj();
+            // Nobody listens outside of a pipeline.
+            let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
+        }
+        Ok(())
+    }
+}
+
+impl GstObjectImpl for RtpPacer {}
+
+impl ElementImpl for RtpPacer {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "RTP Pacer",
+                "Filter/Network/RTP",
+                "Sends RTP packets at the rate that the network bears, by priority",
+                "gst-dualstream",
+            )
+        });
+        Some(&*METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let caps = gst::Caps::new_empty_simple("application/x-rtp");
+            [
+                ("sink", gst::PadDirection::Sink),
+                ("src", gst::PadDirection::Src),
+            ]
+            .into_iter()
+            .map(|(name, direction)| {
+                gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps)
+                    .expect("a plain name makes a template")
+            })
+            .collect()
+        });
+        TEMPLATES.as_ref()
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        match transition {
+            gst::StateChange::ReadyToPaused => {
+                let settings = lock(&self.settings).clone();
+                let state = State::new(&settings).map_err(|err| {
+                    gst::error!(CAT, imp = self, "{err}");
+                    gst::StateChangeError
+                })?;
+                *lock(&self.state) = Some(state);
+            }
+            // Running time is another one now.
+            gst::StateChange::PausedToPlaying => self.change(|_, _| ()),
+            _ => (),
+        }
+        let success = self.parent_change_state(transition)?;
+        if transition == gst::StateChange::PausedToReady {
+            *lock(&self.state) = None;
+        }
+        Ok(success)
+    }
+
+    fn set_clock(&self, clock: Option<&gst::Clock>) -> bool {
+        let done = self.parent_set_clock(clock);
+        self.change(|_, _| ());
+        done
+    }
+}

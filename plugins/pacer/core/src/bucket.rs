@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
-//! What was sent is a debt that is paid off at a rate. It never falls below
-//! zero, so that idle time is not saved up for a burst.
+//! What was sent is a debt that is paid off at a rate. Idle time is not saved
+//! up for a burst; only while a packet waits is what is paid too much kept, so
+//! that a caller who asks late does not lower the rate.
 
 use std::time::Duration;
 
@@ -16,6 +17,10 @@ const BYTE: u128 = 8_000_000_000;
 /// libwebrtc, pacing/pacing_controller.cc: kMaxDebtInTime.
 const MOST_OWED: Duration = Duration::from_millis(500);
 
+/// Most of that, as time at the rate. Larger: the rate is kept though wake-ups
+/// are late; smaller: late ones are followed by less at once.
+pub(crate) const MOST_LATE: Duration = Duration::from_millis(1);
+
 fn cost(size: DataSize) -> u128 {
     u128::from(size.as_bytes()) * BYTE
 }
@@ -27,16 +32,28 @@ fn at(rate: Bitrate, time: Duration) -> u128 {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bucket {
     debt: u128,
+    /// Paid while there was no debt. Either is zero.
+    credit: u128,
 }
 
 impl Bucket {
-    pub fn pay(&mut self, rate: Bitrate, elapsed: Duration) {
-        self.debt = self.debt.saturating_sub(at(rate, elapsed));
+    /// `waiting`: something waited for the debt to be paid all the time.
+    pub fn pay(&mut self, rate: Bitrate, elapsed: Duration, waiting: bool) {
+        let paid = at(rate, elapsed);
+        let over = paid.saturating_sub(self.debt);
+        self.debt = self.debt.saturating_sub(paid);
+        self.credit = if waiting {
+            self.credit.saturating_add(over).min(at(rate, MOST_LATE))
+        } else {
+            0
+        };
     }
 
     /// Puts on the account what was held until its time.
     pub fn owe(&mut self, size: DataSize) {
-        self.debt = self.debt.saturating_add(cost(size));
+        let cost = cost(size);
+        self.debt = self.debt.saturating_add(cost.saturating_sub(self.credit));
+        self.credit = self.credit.saturating_sub(cost);
     }
 
     /// The same for what was not held, up to [`MOST_OWED`] or the packet
@@ -44,6 +61,7 @@ impl Bucket {
     pub fn owe_at_most(&mut self, rate: Bitrate, size: DataSize) {
         let cost = cost(size);
         let most = at(rate, MOST_OWED).max(cost);
+        self.credit = 0;
         self.debt = self.debt.saturating_add(cost).min(most).max(self.debt);
     }
 
@@ -53,7 +71,7 @@ impl Bucket {
     }
 
     pub fn clear(&mut self) {
-        self.debt = 0;
+        *self = Self::default();
     }
 
     /// How long until a packet of `size` may go, or zero. The debt that it
@@ -113,10 +131,25 @@ mod tests {
         assert_eq!(b.wait(RATE, ms(5), PACKET), ms(0));
         b.owe(PACKET);
         assert_eq!(b.wait(RATE, ms(5), PACKET), ms(10));
-        b.pay(RATE, ms(9));
+        b.pay(RATE, ms(9), false);
         assert_eq!(b.wait(RATE, ms(5), PACKET), ms(1));
         // 1 ms is owed; a tenth of the packet leaves 2 of the 5 ms.
         assert_eq!(b.wait(RATE, ms(5), DataSize::from_bytes(125)), ms(0));
+    }
+
+    #[test]
+    fn who_asks_late_loses_nothing_and_who_was_idle_gains_nothing() {
+        for (waiting, left) in [(true, 9), (false, 10)] {
+            let mut b = Bucket::default();
+            b.owe(PACKET);
+            // Half a millisecond late, twice.
+            for _ in 0..2 {
+                b.pay(RATE, Duration::from_micros(10_500), waiting);
+                assert_eq!(b.wait(RATE, ms(0), PACKET), ms(0));
+            }
+            b.owe(PACKET);
+            assert_eq!(b.wait(RATE, ms(0), PACKET), ms(left));
+        }
     }
 
     #[test]

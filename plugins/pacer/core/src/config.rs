@@ -15,7 +15,8 @@ pub struct Config {
     /// network.
     pub pacing_factor: f64,
     /// How much may leave at once, as time at the rate; at most
-    /// [`LONGEST_BURST`]. Zero spaces every packet exactly.
+    /// [`LONGEST_BURST`]. When that has left, the next burst leaves when it is
+    /// paid for: larger is fewer wake-ups. Zero spaces every packet exactly.
     pub burst: Duration,
     /// The rate is raised so that what is queued leaves within this time.
     /// Background packets and padding do not count. `None`: never raised.

@@ -87,6 +87,9 @@ pub struct Pacer<P> {
     /// Rate that drains the queue in time. It holds until the queue is empty,
     /// so that what was promised to the last packet is kept.
     drain: Bitrate,
+    /// The bucket is full: nothing goes until all is paid. So packets leave
+    /// burst by burst, with one wake-up each.
+    held: bool,
     /// No packet expires before this.
     expiry: Option<Timestamp>,
     at: Timestamp,
@@ -108,6 +111,7 @@ impl<P> Pacer<P> {
             explicit: None,
             padding_rate: Bitrate::ZERO,
             drain: Bitrate::ZERO,
+            held: false,
             expiry: None,
             at: Timestamp::ZERO,
             stats: Stats::default(),
@@ -264,6 +268,7 @@ impl<P> Pacer<P> {
         self.probes.flush();
         self.bucket.clear();
         self.padding.clear();
+        self.held = false;
         self.drain = Bitrate::ZERO;
         self.expiry = None;
     }
@@ -326,10 +331,13 @@ impl<P> Pacer<P> {
         let elapsed = now.since(self.at);
         if elapsed > Duration::ZERO {
             match self.rate() {
-                Some(rate) => self.bucket.pay(rate, elapsed),
+                Some(rate) => {
+                    let waiting = self.held && !self.is_empty();
+                    self.bucket.pay(rate, elapsed, waiting);
+                }
                 None => self.bucket.clear(),
             }
-            self.padding.pay(self.padding_rate, elapsed);
+            self.padding.pay(self.padding_rate, elapsed, false);
         }
         self.at = now;
     }
@@ -467,12 +475,19 @@ impl<P> Pacer<P> {
         };
         // Display packets wait for one background packet at most, so there
         // is never more than one of those owed for.
-        let burst = if top.is_patient() {
+        let burst = if top.is_patient() || self.held {
             Duration::ZERO
         } else {
             self.config.burst
         };
-        Hold::after(now, self.bucket.wait(rate, burst, entry.size))
+        self.held = self.bucket.wait(rate, burst, entry.size) > Duration::ZERO;
+        if !self.held {
+            return Hold::No;
+        }
+        let wait = self.bucket.wait(rate, Duration::ZERO, entry.size);
+        let hold = Hold::after(now, wait);
+        self.held = matches!(hold, Hold::Until(_));
+        hold
     }
 
     fn hold_padding(&mut self, now: Timestamp) -> Hold {

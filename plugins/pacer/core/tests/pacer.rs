@@ -107,7 +107,7 @@ fn a_burst_is_five_milliseconds_and_idle_time_makes_none() {
             push(&mut p, ms(start), 1, Display, n);
         }
         let out = run(&mut p, ms(start), ms(start + 1000));
-        let expected = [0, 0, 0, 0, 0, 1, 2, 3].map(|t| ms(start + t));
+        let expected = [0, 0, 0, 0, 0, 5, 5, 5].map(|t| ms(start + t));
         assert_eq!(times(&out), expected);
     }
 }

@@ -100,6 +100,12 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 
 /// Longest wait without looking again; keeps clock times far from their end.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Packets that have left the core and not yet the element. Only if downstream
+/// is slow there are as many.
+const MOST_READY: usize = 256;
+/// A thread that is later than this does not make up for more. Larger: the rate
+/// is kept on a busy machine; smaller: less at once after a stall.
+const MOST_LATE_NS: u64 = 2_000_000;
 /// Sticky events that are remembered, so that they are not repeated.
 const MOST_STICKY: usize = 16;
 /// One warning for this many of a kind.
@@ -183,13 +189,19 @@ struct State {
     segment: Option<gst::Segment>,
     /// Events that went into the queue, one of a kind.
     sticky: Vec<gst::Event>,
+    /// What goes now.
+    ready: Vec<gst::Buffer>,
+    /// When the core wants to be asked again.
+    due: Option<Timestamp>,
     /// Our segment has left, so that packets may.
     open: bool,
     /// The target is of an event, not of the property.
     estimated: bool,
     flushing: bool,
-    /// What the streaming thread is waiting for.
-    wait: Option<gst::SingleShotClockId>,
+    /// What the streaming thread is waiting for, and until when.
+    wait: Option<(Timestamp, gst::SingleShotClockId)>,
+    /// It waits for something to do.
+    idle: bool,
     /// Of the last push downstream.
     flow: Result<gst::FlowSuccess, gst::FlowError>,
     eos_in: bool,
@@ -220,10 +232,13 @@ impl State {
             behind: VecDeque::new(),
             segment: None,
             sticky: Vec::new(),
+            ready: Vec::new(),
+            due: None,
             open: false,
             estimated: false,
             flushing: true,
             wait: None,
+            idle: false,
             flow: Ok(gst::FlowSuccess::Ok),
             eos_in: false,
             refused: 0,
@@ -237,6 +252,8 @@ impl State {
     /// Drops what is held, as after a flush.
     fn empty(&mut self) {
         self.core.flush();
+        self.ready.clear();
+        self.due = None;
         let buffers = self.behind.iter().filter(|i| matches!(i, Item::Buffer(..)));
         self.behind_dropped += buffers.count() as u64;
         self.behind.clear();
@@ -295,7 +312,7 @@ impl State {
 
 /// What the streaming thread does next, without the lock.
 enum Work {
-    Buffer(gst::Buffer),
+    Buffers(Vec<gst::Buffer>),
     Event(gst::Event),
     Wait(gst::SingleShotClockId),
     /// Something was done; look again.
@@ -354,17 +371,34 @@ impl RtpPacer {
 
     /// Makes the streaming thread look again.
     fn wake(&self, state: &mut State) {
-        if let Some(wait) = state.wait.take() {
+        if let Some((_, wait)) = state.wait.take() {
             wait.unschedule();
         }
-        self.wake.notify_one();
+        if std::mem::take(&mut state.idle) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The same, but only if there is something to do before it wakes anyway.
+    fn wake_if_due(&self, state: &mut State) {
+        let sooner = match (&state.wait, state.due) {
+            (Some((until, _)), Some(due)) => due < *until,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if sooner || !state.ready.is_empty() {
+            self.wake(state);
+        }
     }
 
     /// Changes the core, and has the streaming thread look at it.
     fn change(&self, change: impl FnOnce(&mut State, Timestamp)) {
         let time = self.time();
         if let Some(state) = lock(&self.state).as_mut() {
-            change(state, now(&time));
+            let now = now(&time);
+            self.run_core(state, now, time.is_some());
+            change(state, now);
+            self.run_core(state, now, time.is_some());
             self.wake(state);
         }
     }
@@ -381,6 +415,7 @@ impl RtpPacer {
                 Some(state) => match self.next(state, &time) {
                     Some(work) => work,
                     None => {
+                        state.idle = true;
                         // Woken or not: look again.
                         drop(self.wake.wait(guard).unwrap_or_else(|e| e.into_inner()));
                         return;
@@ -395,11 +430,13 @@ impl RtpPacer {
                 let _ = self.srcpad.pause_task();
             }
             Work::Wait(id) => self.wait(&id),
-            Work::Buffer(buffer) => {
-                gst::log!(CAT, imp = self, "pushing {buffer:?}");
-                let flow = self.srcpad.push(buffer);
-                if flow.is_err() {
-                    self.stop(flow);
+            Work::Buffers(buffers) => {
+                for buffer in buffers {
+                    gst::log!(CAT, imp = self, "pushing {buffer:?}");
+                    let flow = self.srcpad.push(buffer);
+                    if flow.is_err() {
+                        return self.stop(flow);
+                    }
                 }
             }
             Work::Event(event) => {
@@ -415,44 +452,61 @@ impl RtpPacer {
 
     /// `None`: nothing to do until something changes.
     fn next(&self, state: &mut State, time: &Time) -> Option<Work> {
-        if state.core.is_empty()
-            && let Some(item) = state.behind.pop_front()
-        {
-            return Some(self.advance(state, item, now(time)));
+        let now = now(time);
+        self.run_core(state, now, time.is_some());
+        if !state.ready.is_empty() {
+            return Some(Work::Buffers(std::mem::take(&mut state.ready)));
         }
-        let mut now = now(time);
-        loop {
-            match state.core.poll(now) {
+        if state.core.is_empty() {
+            if let Some(item) = state.behind.pop_front() {
+                return Some(self.advance(state, item, now));
+            }
+        } else if state.due.is_none() && state.eos_in {
+            gst::warning!(CAT, imp = self, "EOS at a rate of zero, dropping packets");
+            state.core.flush();
+            return Some(Work::Again);
+        }
+        let (until, (clock, base)) = (state.due?, time.as_ref()?);
+        let wait = until.since(now).min(LONGEST_WAIT);
+        gst::trace!(CAT, imp = self, "waiting for {wait:?}");
+        let until = now + wait;
+        let id = clock.new_single_shot_id(*base + until.as_nanos().nseconds());
+        state.wait = Some((until, id.clone()));
+        Some(Work::Wait(id))
+    }
+
+    /// Asks the core at each time at which it wanted to be asked, up to now, so
+    /// that a thread that runs late does not change what is decided. Whoever
+    /// has something for the core does this, too.
+    fn run_core(&self, state: &mut State, now: Timestamp, has_clock: bool) {
+        let earliest = Timestamp::from_nanos(now.as_nanos().saturating_sub(MOST_LATE_NS));
+        let mut time = state.due.map_or(now, |due| due.max(earliest).min(now));
+        state.due = Some(now);
+        while state.ready.len() < MOST_READY {
+            match state.core.poll(time) {
                 Next::Send(departure) => {
                     let mut buffer = departure.packet;
                     if let Some(id) = departure.probe {
                         padding::mark_probe(buffer.make_mut(), id);
                     }
-                    return Some(Work::Buffer(buffer));
+                    state.ready.push(buffer);
                 }
                 Next::Pad { size, probe } => {
-                    let made = self.make_padding(state, now, size, probe);
-                    return Some(made.map_or(Work::Again, Work::Buffer));
+                    let made = self.make_padding(state, time, size, probe);
+                    state.ready.extend(made);
                 }
-                Next::WaitUntil(until) => match time {
-                    Some((clock, base)) => {
-                        let wait = until.since(now).min(LONGEST_WAIT);
-                        gst::trace!(CAT, imp = self, "waiting for {wait:?}");
-                        let until = *base + (now + wait).as_nanos().nseconds();
-                        let id = clock.new_single_shot_id(until);
-                        state.wait = Some(id.clone());
-                        return Some(Work::Wait(id));
-                    }
-                    // No clock, no waiting. Time jumps back when there is one.
-                    None if !state.core.is_empty() => now = until,
-                    None => return None,
-                },
-                Next::Idle if state.eos_in && !state.core.is_empty() => {
-                    gst::warning!(CAT, imp = self, "EOS at a rate of zero, dropping packets");
-                    state.core.flush();
-                    return Some(Work::Again);
+                Next::WaitUntil(until) if until <= now => time = until,
+                // No clock, no waiting. Time jumps back when there is one.
+                Next::WaitUntil(until) if !has_clock && !state.core.is_empty() => time = until,
+                Next::WaitUntil(until) => {
+                    state.due = Some(until);
+                    return;
                 }
-                Next::Idle => return None,
+                Next::Idle if time < now => time = now,
+                Next::Idle => {
+                    state.due = None;
+                    return;
+                }
             }
         }
     }
@@ -612,9 +666,14 @@ impl RtpPacer {
         }
         let priority = state.classifier.priority(header, &buffer);
         let buffer = in_running_time(state, buffer);
-        let before = (state.core.next_priority(), state.core.rate());
         if state.behind.is_empty() {
-            self.enqueue(state, now(&time), header, priority, buffer);
+            let now = now(&time);
+            if state.due.is_some_and(|due| due <= now) {
+                self.run_core(state, now, time.is_some());
+            }
+            self.enqueue(state, now, header, priority, buffer);
+            self.run_core(state, now, time.is_some());
+            self.wake_if_due(state);
         } else if state.behind.len() < state.core.config().max_packets {
             state
                 .behind
@@ -624,9 +683,6 @@ impl RtpPacer {
             if is_rare(state.behind_dropped) {
                 gst::warning!(CAT, imp = self, "too many packets behind an event, dropped");
             }
-        }
-        if before != (state.core.next_priority(), state.core.rate()) {
-            self.wake(state);
         }
         Ok(gst::FlowSuccess::Ok)
     }

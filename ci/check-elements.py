@@ -24,6 +24,7 @@ from pathlib import Path
 PLUGINS = {
     "dualstream": ["dualh264dec", "dualh264enc", "rtphdrextdualstream", "rtptrickle"],
     "feedback": ["rtcpiframefeedback"],
+    "pacer": ["rtppacer"],
     "dualwebrtc": ["dualwebrtcsink", "dualwebrtcsrc"],
 }
 

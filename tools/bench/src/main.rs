@@ -3,6 +3,7 @@
 
 mod frontier;
 mod link;
+mod pacer;
 mod recovery;
 mod report;
 mod rig;
@@ -47,6 +48,8 @@ enum What {
     Recovery(RecoveryArgs),
     /// All schemes at several capacities, as a plot: what each pays for low latency
     Frontier(FrontierArgs),
+    /// How precisely rtppacer sends, at what price, in real time
+    Pacer(pacer::Args),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -197,6 +200,7 @@ fn run(cli: &Cli) -> Result<()> {
         What::Dual(args) => dual(args),
         What::Recovery(args) => recover(args),
         What::Frontier(args) => draw(args),
+        What::Pacer(args) => pacer::bench(args),
     }
 }
 

@@ -141,6 +141,16 @@ fn conserves<P>(pacer: &Pacer<P>, pushed: u64, handed_back: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn random_inputs_survive_the_fuzz_body(
+            input in proptest::collection::vec(any::<u8>(), 0..1500),
+        ) {
+            fuzz_pacer(&input);
+        }
+    }
 
     /// Not random: the same inputs in every run.
     fn noise(seed: u64) -> impl Iterator<Item = u8> {

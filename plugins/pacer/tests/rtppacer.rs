@@ -465,6 +465,28 @@ fn timestamps_are_running_time_under_one_segment() {
 }
 
 #[test]
+fn a_gap_does_not_hold_up_what_is_urgent() {
+    let mut f = Fixture::new(1000);
+    let gap = |f: &mut Fixture, ms| {
+        let start = gst::ClockTime::from_mseconds(ms);
+        f.h.push_event(gst::event::Gap::new(start, gst::ClockTime::SECOND));
+    };
+    gap(&mut f, 1);
+    let events = f.events_until(gst::EventType::Gap);
+    assert_eq!(events.len(), 4, "after stream-start, caps and segment");
+    let roles: gst::Structure = "priorities,pt-111=audio".parse().unwrap();
+    f.element.set_property("priorities", roles);
+    for n in 0..3 {
+        f.push(video(n));
+    }
+    gap(&mut f, 2);
+    f.push(packet(111, 5, 9, false));
+    assert_eq!(seq(&f.h.pull().unwrap()), 0);
+    assert_eq!(seq(&f.h.pull().unwrap()), 9, "audio at once");
+    assert_eq!(f.stat("behind-event"), 0);
+}
+
+#[test]
 fn buffers_go_through_untouched_and_lists_are_split() {
     let mut f = Fixture::new(0);
     gst::meta::CustomMeta::register_simple("PacerTestMeta");

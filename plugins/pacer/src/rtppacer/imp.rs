@@ -28,8 +28,9 @@
  * - Packets are reordered, so all timestamps are converted to running time and
  *   one segment is sent downstream. Any other serialised event waits for what
  *   was queued before it, and what comes after it waits for the event. The same
- *   caps again are not sent again. Packets held at a rate of zero are
- *   dropped at EOS. Serialised queries are refused.
+ *   caps again are not sent again, and GAP events only while nothing is held.
+ *   Packets held at a rate of zero are dropped at EOS. Serialised queries are
+ *   refused.
  * - Probes and padding are made of padding-only packets where no media waits,
  *   once a packet has passed. Packets that are part of a probe carry the meta
  *   `DualStreamProbe` with the field `id` (u32).
@@ -262,6 +263,11 @@ impl State {
         self.open = false;
         self.eos_in = false;
         self.flow = Ok(gst::FlowSuccess::Ok);
+    }
+
+    fn holds_buffers(&self) -> bool {
+        let is_buffer = |item: &Item| matches!(item, Item::Buffer(..));
+        !self.core.is_empty() || self.behind.iter().any(is_buffer)
     }
 
     /// Is this event already there?
@@ -781,6 +787,9 @@ impl RtpPacer {
                         .seqnum(event.seqnum())
                         .build()
                 }
+                // It would keep urgent packets of other SSRCs behind those that
+                // wait, and these show by themselves that the stream goes on.
+                gst::EventView::Gap(_) if state.holds_buffers() => return true,
                 gst::EventView::Gap(gap) => {
                     let (start, duration) = gap.get();
                     let start = state.running_time(Some(start)).unwrap_or(start);

@@ -39,7 +39,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            // libwebrtc, pacing/pacing_controller.h: kDefaultPaceMultiplier.
+            // libwebrtc, goog_cc/goog_cc_network_control.cc:
+            // kDefaultPaceMultiplier.
             pacing_factor: 2.5,
             burst: LONGEST_BURST,
             queue_time_limit: Some(Duration::from_millis(500)),

@@ -265,6 +265,28 @@ impl State {
         self.flow = Ok(gst::FlowSuccess::Ok);
     }
 
+    /// Makes the streaming thread look again.
+    fn wake(&mut self) -> Wake {
+        Wake {
+            wait: self.wait.take().map(|(_, id)| id),
+            idle: std::mem::take(&mut self.idle),
+        }
+    }
+
+    /// The same, but only if there is something to do before it wakes anyway.
+    fn wake_if_due(&mut self) -> Wake {
+        let sooner = match (&self.wait, self.due) {
+            (Some((until, _)), Some(due)) => due < *until,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if sooner || !self.ready.is_empty() {
+            self.wake()
+        } else {
+            Wake::default()
+        }
+    }
+
     fn holds_buffers(&self) -> bool {
         let is_buffer = |item: &Item| matches!(item, Item::Buffer(..));
         !self.core.is_empty() || self.behind.iter().any(is_buffer)
@@ -314,6 +336,14 @@ impl State {
             gst::Signed::Negative(_) => gst::ClockTime::ZERO,
         })
     }
+}
+
+/// How to wake the streaming thread: without the lock, which it takes at once.
+#[derive(Default)]
+#[must_use]
+struct Wake {
+    wait: Option<gst::SingleShotClockId>,
+    idle: bool,
 }
 
 /// What the streaming thread does next, without the lock.
@@ -375,37 +405,26 @@ impl RtpPacer {
         Some((obj.clock()?, obj.base_time()?))
     }
 
-    /// Makes the streaming thread look again.
-    fn wake(&self, state: &mut State) {
-        if let Some((_, wait)) = state.wait.take() {
-            wait.unschedule();
-        }
-        if std::mem::take(&mut state.idle) {
-            self.wake.notify_one();
-        }
-    }
-
-    /// The same, but only if there is something to do before it wakes anyway.
-    fn wake_if_due(&self, state: &mut State) {
-        let sooner = match (&state.wait, state.due) {
-            (Some((until, _)), Some(due)) => due < *until,
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        if sooner || !state.ready.is_empty() {
-            self.wake(state);
-        }
-    }
-
     /// Changes the core, and has the streaming thread look at it.
     fn change(&self, change: impl FnOnce(&mut State, Timestamp)) {
         let time = self.time();
+        let mut wake = Wake::default();
         if let Some(state) = lock(&self.state).as_mut() {
             let now = now(&time);
             self.run_core(state, now, time.is_some());
             change(state, now);
             self.run_core(state, now, time.is_some());
-            self.wake(state);
+            wake = state.wake();
+        }
+        self.finish(wake);
+    }
+
+    fn finish(&self, wake: Wake) {
+        if let Some(wait) = wake.wait {
+            wait.unschedule();
+        }
+        if wake.idle {
+            self.wake.notify_one();
         }
     }
 
@@ -641,10 +660,12 @@ impl RtpPacer {
     }
 
     fn set_flushing(&self) {
+        let mut wake = Wake::default();
         if let Some(state) = lock(&self.state).as_mut() {
             state.flushing = true;
-            self.wake(state);
+            wake = state.wake();
         }
+        self.finish(wake);
     }
 
     // What arrives on the sink pad.
@@ -661,8 +682,8 @@ impl RtpPacer {
         };
         self.learn_from_upstream(header.pt);
         let time = self.time();
-        let mut state = lock(&self.state);
-        let state = state
+        let mut guard = lock(&self.state);
+        let state = guard
             .as_mut()
             .filter(|s| !s.flushing)
             .ok_or(gst::FlowError::Flushing)?;
@@ -679,7 +700,9 @@ impl RtpPacer {
             }
             self.enqueue(state, now, header, priority, buffer);
             self.run_core(state, now, time.is_some());
-            self.wake_if_due(state);
+            let wake = state.wake_if_due();
+            drop(guard);
+            self.finish(wake);
         } else if state.behind.len() < state.core.config().max_packets {
             state
                 .behind
@@ -771,7 +794,7 @@ impl RtpPacer {
 
     fn queue_event(&self, event: gst::Event) -> bool {
         let mut restart = false;
-        {
+        let wake = {
             let mut guard = lock(&self.state);
             let Some(state) = guard.as_mut().filter(|s| !s.flushing) else {
                 return false;
@@ -825,8 +848,9 @@ impl RtpPacer {
                 return false;
             }
             state.behind.push_back(Item::Event(event));
-            self.wake(state);
-        }
+            state.wake()
+        };
+        self.finish(wake);
         !restart || self.start_task().is_ok()
     }
 

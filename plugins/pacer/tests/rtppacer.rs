@@ -766,3 +766,90 @@ fn a_real_clock_is_kept_too() {
     assert!(took >= Duration::from_millis(90), "{took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
+
+/// Packets, flushes, estimates, properties and states from all sides at once,
+/// on the real clock.
+#[test]
+fn nothing_locks_up_when_everything_comes_at_once() {
+    init();
+    let element = gst::ElementFactory::make("rtppacer")
+        .property("bitrate", 5_000_000u64)
+        .build()
+        .unwrap();
+    let mut h = Harness::with_element(&element, Some("sink"), Some("src"));
+    h.use_systemclock();
+    h.play();
+    h.set_src_caps(caps());
+    let feed = h.srcpad().unwrap();
+    let source = element.static_pad("src").unwrap();
+    let until = Instant::now() + Duration::from_millis(1500);
+    let segment = || {
+        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        gst::event::Segment::new(&segment)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0u16;
+            while Instant::now() < until {
+                n = n.wrapping_add(1);
+                // Flushing at times, as it should be.
+                let _ = feed.push(packet(96, u32::from(n % 5), n, n.is_multiple_of(3)));
+                match n % 100 {
+                    10 => drop(feed.push_event(gst::event::Caps::new(&caps()))),
+                    50 => {
+                        let s = gst::Structure::new_empty("mark");
+                        feed.push_event(gst::event::CustomDownstream::new(s));
+                        feed.push_event(segment());
+                    }
+                    _ => (),
+                }
+            }
+        });
+        scope.spawn(|| {
+            let mut id = 0u32;
+            while Instant::now() < until {
+                id += 1;
+                let s = gst::Structure::builder(ESTIMATE)
+                    .field("target-bitrate", u64::from(id % 7) * 1_000_000)
+                    .field("pacing-bitrate", u64::from(id % 5) * 1_000_000)
+                    .field("padding-bitrate", u64::from(id % 3) * 1_000_000)
+                    .field("congestion-window", u64::from(id % 11) * 1_000)
+                    .field(
+                        "probe",
+                        probe(id, u64::from(id % 13) * 500_000, id % 20, 15),
+                    )
+                    .build();
+                source.send_event(gst::event::CustomUpstream::new(s));
+                element.set_property("burst-interval", id % 6);
+                element.set_property("queue-time-limit", id % 100);
+                let _ = element.property::<gst::Structure>("stats");
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        });
+        scope.spawn(|| {
+            while Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(7));
+                feed.push_event(gst::event::FlushStart::new());
+                feed.push_event(gst::event::FlushStop::new(true));
+                feed.push_event(segment());
+            }
+        });
+        scope.spawn(|| {
+            let states = [gst::State::Paused, gst::State::Playing];
+            for state in states.into_iter().cycle() {
+                if Instant::now() > until {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(11));
+                element.set_state(state).unwrap();
+            }
+        });
+    });
+    element.set_state(gst::State::Ready).unwrap();
+    element.set_state(gst::State::Playing).unwrap();
+    let stats: gst::Structure = element.property("stats");
+    for nick in ["display", "background"] {
+        let s: gst::Structure = stats.get(nick).unwrap();
+        assert_eq!(s.get("queued-packets"), Ok(0u64), "a new start");
+    }
+}

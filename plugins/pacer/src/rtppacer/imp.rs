@@ -41,7 +41,7 @@
  *   `ts-offset`, or `sync=false`.
  *
  * |[
- * gst-launch-1.0 videotestsrc is-live=true num-buffers=150 ! video/x-raw,framerate=30/1 ! openh264enc bitrate=1000000 ! rtph264pay ! rtppacer bitrate=1000000 ! udpsink host=127.0.0.1 port=5004 sync=false async=false
+ * gst-launch-1.0 videotestsrc is-live=true num-buffers=150 ! video/x-raw,framerate=30/1 ! x264enc tune=zerolatency bitrate=1000 ! rtph264pay ! rtppacer bitrate=1000000 ! udpsink host=127.0.0.1 port=5004 sync=false async=false
  * ]| Sends five seconds of video at no more than 2.5 Mbit/s at any time.
  *
  * ## Statistics
@@ -353,7 +353,6 @@ enum Work {
     Wait(gst::SingleShotClockId),
     /// Something was done; look again.
     Again,
-    Stop,
 }
 
 pub struct RtpPacer {
@@ -435,8 +434,18 @@ impl RtpPacer {
         let work = {
             let mut guard = lock(&self.state);
             match guard.as_mut() {
-                None => Work::Stop,
-                Some(state) if state.flushing || state.flow.is_err() => Work::Stop,
+                None => {
+                    let _ = self.srcpad.pause_task();
+                    return;
+                }
+                Some(state) if state.flushing || state.flow.is_err() => {
+                    // With the lock: who makes this thread go on does so after
+                    // the change of state that it sees here. It waits for
+                    // nothing, as the stream lock is held already. It fails
+                    // only if there is no task any more.
+                    let _ = self.srcpad.pause_task();
+                    return;
+                }
                 Some(state) => match self.next(state, &time) {
                     Some(work) => work,
                     None => {
@@ -450,10 +459,6 @@ impl RtpPacer {
         };
         match work {
             Work::Again => (),
-            Work::Stop => {
-                // Fails only if there is no task any more.
-                let _ = self.srcpad.pause_task();
-            }
             Work::Wait(id) => self.wait(&id),
             Work::Buffers(buffers) => {
                 for buffer in buffers {
@@ -465,12 +470,8 @@ impl RtpPacer {
                 }
             }
             Work::Event(event) => {
-                let is_eos = event.type_() == gst::EventType::Eos;
                 gst::debug!(CAT, imp = self, "pushing {event:?}");
                 self.srcpad.push_event(event);
-                if is_eos {
-                    self.stop(Err(gst::FlowError::Eos));
-                }
             }
         }
     }
@@ -548,6 +549,10 @@ impl RtpPacer {
                 }
                 Item::Event(event) if matches!(work, Work::Again) && state.core.is_empty() => {
                     state.open |= event.type_() == gst::EventType::Segment;
+                    if event.type_() == gst::EventType::Eos {
+                        // Before it leaves: a new stream may follow at once.
+                        state.flow = Err(gst::FlowError::Eos);
+                    }
                     work = Work::Event(event);
                 }
                 Item::Event(_) => {

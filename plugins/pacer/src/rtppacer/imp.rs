@@ -77,7 +77,6 @@
  *
  * Since: 0.1
  */
-use std::collections::VecDeque;
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -85,11 +84,13 @@ use dualstream_common::{Bitrate, DataSize, Timestamp};
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use pacer_core::{Config, Next, Pacer, Priority};
+use pacer_core::{Next, Priority};
 
-use super::classify::{self, Classifier, Header, Roles, Upstream};
+use super::classify::{self, Header, Roles, Upstream};
 use super::estimate::{self, Estimate};
-use super::padding::{self, Padding};
+use super::padding;
+use super::settings::{self, Settings};
+use super::state::{Item, State, Wake, in_running_time};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -107,244 +108,11 @@ const MOST_READY: usize = 256;
 /// A thread that is later than this does not make up for more. Larger: the rate
 /// is kept on a busy machine; smaller: less at once after a stall.
 const MOST_LATE_NS: u64 = 2_000_000;
-/// Sticky events that are remembered, so that they are not repeated.
-const MOST_STICKY: usize = 16;
 /// One warning for this many of a kind.
 const WARN_EVERY: u64 = 1000;
 
 // Lock order: settings, state. Neither is held over a push, an event, a query
 // or a wait for the clock.
-
-#[derive(Clone)]
-struct Settings {
-    bitrate: u64,
-    pacing_factor: f64,
-    burst_ms: u32,
-    queue_limit_ms: u32,
-    background_ttl_ms: u32,
-    padding_ttl_ms: u32,
-    max_packets: u32,
-    max_bytes: u32,
-    padding_pt: i32,
-    priorities: Option<gst::Structure>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let core = Config::default();
-        let ms = |d: Option<Duration>| d.map_or(0, |d| d.as_millis() as u32);
-        Self {
-            bitrate: 0,
-            pacing_factor: core.pacing_factor,
-            burst_ms: ms(Some(core.burst)),
-            queue_limit_ms: ms(core.queue_time_limit),
-            background_ttl_ms: ms(core.ttl_background),
-            padding_ttl_ms: ms(core.ttl_padding),
-            max_packets: core.max_packets as u32,
-            max_bytes: core.max_bytes.as_bytes() as u32,
-            padding_pt: -1,
-            priorities: None,
-        }
-    }
-}
-
-impl Settings {
-    fn config(&self) -> Config {
-        let some = |ms: u32| (ms > 0).then(|| Duration::from_millis(ms.into()));
-        Config {
-            pacing_factor: self.pacing_factor,
-            burst: Duration::from_millis(self.burst_ms.into()),
-            queue_time_limit: some(self.queue_limit_ms),
-            ttl_background: some(self.background_ttl_ms),
-            ttl_padding: some(self.padding_ttl_ms),
-            max_packets: self.max_packets as usize,
-            max_bytes: DataSize::from_bytes(self.max_bytes.into()),
-            ..Config::default()
-        }
-    }
-
-    fn roles(&self) -> Roles {
-        self.priorities
-            .as_ref()
-            .map(|s| Roles::parse(s).0)
-            .unwrap_or_default()
-    }
-}
-
-/// What waits behind a serialised event, and the event.
-enum Item {
-    Event(gst::Event),
-    Buffer(Header, Priority, gst::Buffer),
-}
-
-struct State {
-    core: Pacer<gst::Buffer>,
-    classifier: Classifier,
-    padding: Padding,
-    /// As chosen; else it is found.
-    padding_pt: Option<u8>,
-    padded: u64,
-    padded_bytes: DataSize,
-    /// Begins with an event, if anything.
-    behind: VecDeque<Item>,
-    segment: Option<gst::Segment>,
-    /// Events that went into the queue, one of a kind.
-    sticky: Vec<gst::Event>,
-    /// What goes now.
-    ready: Vec<gst::Buffer>,
-    /// When the core wants to be asked again.
-    due: Option<Timestamp>,
-    /// Our segment has left, so that packets may.
-    open: bool,
-    /// The target is of an event, not of the property.
-    estimated: bool,
-    flushing: bool,
-    /// What the streaming thread is waiting for, and until when.
-    wait: Option<(Timestamp, gst::SingleShotClockId)>,
-    /// It waits for something to do.
-    idle: bool,
-    /// Of the last push downstream.
-    flow: Result<gst::FlowSuccess, gst::FlowError>,
-    eos_in: bool,
-    refused: u64,
-    malformed: u64,
-    wrong_fields: u64,
-    padding_skipped: u64,
-    behind_dropped: u64,
-}
-
-impl State {
-    fn new(settings: &Settings) -> Result<Self, pacer_core::ConfigError> {
-        let mut core = Pacer::new(settings.config())?;
-        if settings.bitrate > 0 {
-            core.set_target(Timestamp::ZERO, Bitrate::from_bps(settings.bitrate));
-        }
-        Ok(Self {
-            core,
-            classifier: Classifier::new(settings.roles()),
-            padding: Padding::new(
-                glib::random_int(),
-                glib::random_int() as u16,
-                glib::random_int(),
-            ),
-            padding_pt: u8::try_from(settings.padding_pt).ok(),
-            padded: 0,
-            padded_bytes: DataSize::ZERO,
-            behind: VecDeque::new(),
-            segment: None,
-            sticky: Vec::new(),
-            ready: Vec::new(),
-            due: None,
-            open: false,
-            estimated: false,
-            flushing: true,
-            wait: None,
-            idle: false,
-            flow: Ok(gst::FlowSuccess::Ok),
-            eos_in: false,
-            refused: 0,
-            malformed: 0,
-            wrong_fields: 0,
-            padding_skipped: 0,
-            behind_dropped: 0,
-        })
-    }
-
-    /// Drops what is held, as after a flush.
-    fn empty(&mut self) {
-        self.core.flush();
-        self.ready.clear();
-        self.due = None;
-        let buffers = self.behind.iter().filter(|i| matches!(i, Item::Buffer(..)));
-        self.behind_dropped += buffers.count() as u64;
-        self.behind.clear();
-        self.segment = None;
-        self.sticky.clear();
-        self.open = false;
-        self.eos_in = false;
-        self.flow = Ok(gst::FlowSuccess::Ok);
-    }
-
-    /// Makes the streaming thread look again.
-    fn wake(&mut self) -> Wake {
-        Wake {
-            wait: self.wait.take().map(|(_, id)| id),
-            idle: std::mem::take(&mut self.idle),
-        }
-    }
-
-    /// The same, but only if there is something to do before it wakes anyway.
-    fn wake_if_due(&mut self) -> Wake {
-        let sooner = match (&self.wait, self.due) {
-            (Some((until, _)), Some(due)) => due < *until,
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        if sooner || !self.ready.is_empty() {
-            self.wake()
-        } else {
-            Wake::default()
-        }
-    }
-
-    fn holds_buffers(&self) -> bool {
-        let is_buffer = |item: &Item| matches!(item, Item::Buffer(..));
-        !self.core.is_empty() || self.behind.iter().any(is_buffer)
-    }
-
-    /// Is this event already there?
-    fn is_repeated(&mut self, event: &gst::Event) -> bool {
-        let same = |old: &gst::Event| match (old.view(), event.view()) {
-            (gst::EventView::Caps(a), gst::EventView::Caps(b)) => a.caps() == b.caps(),
-            (gst::EventView::StreamStart(a), gst::EventView::StreamStart(b)) => {
-                a.stream_id() == b.stream_id() && a.group_id() == b.group_id()
-            }
-            (gst::EventView::CustomDownstreamSticky(_), _) => old.as_ptr() == event.as_ptr(),
-            _ => false,
-        };
-        let replaced = |old: &gst::Event| {
-            let name = |e: &gst::Event| e.structure().map(|s| s.name().to_owned());
-            old.type_() == event.type_()
-                && (old.type_() != gst::EventType::CustomDownstreamSticky
-                    || name(old) == name(event))
-        };
-        if !event.is_sticky() {
-            return false;
-        }
-        if self.sticky.iter().any(same) {
-            return true;
-        }
-        self.sticky.retain(|old| !replaced(old));
-        if self.sticky.len() < MOST_STICKY {
-            self.sticky.push(event.clone());
-        }
-        false
-    }
-
-    fn running_time(&self, time: Option<gst::ClockTime>) -> Option<gst::ClockTime> {
-        let time = time?;
-        let Some(segment) = self
-            .segment
-            .as_ref()
-            .and_then(|s| s.downcast_ref::<gst::ClockTime>())
-        else {
-            return Some(time);
-        };
-        // What is from before the segment is due at once.
-        Some(match segment.to_running_time_full(time)? {
-            gst::Signed::Positive(time) => time,
-            gst::Signed::Negative(_) => gst::ClockTime::ZERO,
-        })
-    }
-}
-
-/// How to wake the streaming thread: without the lock, which it takes at once.
-#[derive(Default)]
-#[must_use]
-struct Wake {
-    wait: Option<gst::SingleShotClockId>,
-    idle: bool,
-}
 
 /// What the streaming thread does next, without the lock.
 enum Work {
@@ -378,20 +146,6 @@ fn now(time: &Time) -> Timestamp {
     time.as_ref().map_or(Timestamp::ZERO, |(clock, base)| {
         Timestamp::from_nanos(clock.time().saturating_sub(*base).nseconds())
     })
-}
-
-/// The buffer with timestamps in running time; its memory is not touched.
-fn in_running_time(state: &State, mut buffer: gst::Buffer) -> gst::Buffer {
-    let (pts, dts) = (
-        state.running_time(buffer.pts()),
-        state.running_time(buffer.dts()),
-    );
-    if (pts, dts) != (buffer.pts(), buffer.dts()) {
-        let buffer = buffer.make_mut();
-        buffer.set_pts(pts);
-        buffer.set_dts(dts);
-    }
-    buffer
 }
 
 fn is_rare(count: u64) -> bool {
@@ -1013,117 +767,9 @@ impl ObjectSubclass for RtpPacer {
     }
 }
 
-fn ms_property(name: &str, nick: &str, blurb: &str, most: u32, default: u32) -> glib::ParamSpec {
-    glib::ParamSpecUInt::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .maximum(most)
-        .default_value(default)
-        .mutable_playing()
-        .build()
-}
-
 impl ObjectImpl for RtpPacer {
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-            let default = Settings::default();
-            vec![
-                glib::ParamSpecUInt64::builder("bitrate")
-                    .nick("Bitrate")
-                    .blurb(
-                        "Target rate in bit/s until an event tells another one, \
-                         0 = nothing is held until then",
-                    )
-                    .default_value(default.bitrate)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecDouble::builder("pacing-factor")
-                    .nick("Pacing Factor")
-                    .blurb(
-                        "Pacing rate over target rate, where an event has not told the \
-                         pacing rate itself",
-                    )
-                    .minimum(1.0)
-                    .maximum(5.0)
-                    .default_value(default.pacing_factor)
-                    .mutable_playing()
-                    .build(),
-                ms_property(
-                    "burst-interval",
-                    "Burst Interval",
-                    "How much may leave at once, as time at the pacing rate in ms, \
-                     0 = each packet is spaced exactly",
-                    5,
-                    default.burst_ms,
-                ),
-                ms_property(
-                    "queue-time-limit",
-                    "Queue Time Limit",
-                    "The pacing rate is raised so that all but background packets leave \
-                     within this time in ms, 0 = never raised",
-                    60_000,
-                    default.queue_limit_ms,
-                ),
-                ms_property(
-                    "background-ttl",
-                    "Background Time To Live",
-                    "Background packets that have waited for this time in ms are dropped, \
-                     0 = never",
-                    3_600_000,
-                    default.background_ttl_ms,
-                ),
-                ms_property(
-                    "padding-ttl",
-                    "Padding Time To Live",
-                    "Packets of priority padding that have waited for this time in ms are \
-                     dropped, 0 = never",
-                    3_600_000,
-                    default.padding_ttl_ms,
-                ),
-                glib::ParamSpecUInt::builder("max-queue-packets")
-                    .nick("Maximum Queue Packets")
-                    .blurb(
-                        "Most packets held; when full, the oldest of the lowest priority \
-                         is dropped for a more urgent one, else the new one",
-                    )
-                    .minimum(1)
-                    .maximum(1_000_000)
-                    .default_value(default.max_packets)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("max-queue-bytes")
-                    .nick("Maximum Queue Bytes")
-                    .blurb("Most bytes held, with the same policy as max-queue-packets")
-                    .minimum(1)
-                    .default_value(default.max_bytes)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecInt::builder("padding-payload-type")
-                    .nick("Padding Payload Type")
-                    .blurb(
-                        "Payload type of padding packets, never used if it is one of the \
-                         media, -1 = that of retransmissions, else one that is free",
-                    )
-                    .minimum(-1)
-                    .maximum(127)
-                    .default_value(default.padding_pt)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecBoxed::builder::<gst::Structure>("priorities")
-                    .nick("Priorities")
-                    .blurb(
-                        "Priority by SSRC and payload type, fields ssrc-<n> and pt-<n>, values \
-                         audio, retransmission, display, fec, background or padding",
-                    )
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-                    .nick("Statistics")
-                    .blurb("Rate in force, probes, padding, and packets of each priority")
-                    .read_only()
-                    .build(),
-            ]
-        });
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(settings::properties);
         PROPERTIES.as_ref()
     }
 

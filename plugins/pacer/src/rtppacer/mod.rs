@@ -6,6 +6,8 @@ mod classify;
 mod estimate;
 mod imp;
 mod padding;
+mod settings;
+mod state;
 
 glib::wrapper! {
     pub struct RtpPacer(ObjectSubclass<imp::RtpPacer>)

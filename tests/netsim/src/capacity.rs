@@ -105,6 +105,21 @@ impl Trace {
 }
 
 impl Capacity {
+    /// The rate at `now`; of a trace its mean.
+    #[must_use]
+    pub fn nominal(&self, now: Timestamp) -> Bitrate {
+        match self {
+            Self::Constant(rate) => *rate,
+            Self::Steps(steps) => steps
+                .iter()
+                .rev()
+                .find(|(begin, _)| *begin <= now)
+                .or(steps.first())
+                .map_or(Bitrate::ZERO, |(_, rate)| *rate),
+            Self::Trace(trace, bytes) => trace.mean(*bytes),
+        }
+    }
+
     /// What can leave from `from` on, before `to`.
     #[must_use]
     pub fn between(&self, from: Timestamp, to: Timestamp) -> DataSize {

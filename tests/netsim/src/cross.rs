@@ -124,7 +124,7 @@ mod tests {
         let mut link = Link::new(
             LinkConfig {
                 capacity: Capacity::Constant(rate),
-                queue: rate * Duration::from_millis(300),
+                queue: crate::QueueLimit::Time(Duration::from_millis(300)),
                 delay: Duration::from_millis(20),
                 jitter: Duration::ZERO,
                 reordering: None,

@@ -11,5 +11,5 @@ mod loss;
 pub use capacity::{Capacity, Serialiser, Trace, TraceError};
 pub use cross::LossBasedFlow;
 pub use encoder::{EncoderConfig, EncoderModel, ModelFrame};
-pub use link::{Arrived, Link, LinkConfig, LinkError, Reordering, Sent, Stats};
-pub use loss::{GilbertElliott, Loss};
+pub use link::{Arrived, Link, LinkConfig, LinkError, QueueLimit, Reordering, Sent, Stats};
+pub use loss::{Fate, GilbertElliott, Loss};

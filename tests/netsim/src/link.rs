@@ -19,12 +19,21 @@ pub struct Reordering {
     pub extra: Duration,
 }
 
+/// Where a drop-tail queue ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueLimit {
+    Size(DataSize),
+    /// What passes in this time at the present rate; under a trace, at the
+    /// mean rate of the trace.
+    Time(Duration),
+}
+
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
     pub capacity: Capacity,
-    /// Bytes that may wait, the one on the wire included; a packet that does
-    /// not fit is dropped. One packet always fits an empty queue.
-    pub queue: DataSize,
+    /// What may wait, the packet on the wire included; a packet that does not
+    /// fit is dropped. One packet always fits an empty queue.
+    pub queue: QueueLimit,
     /// Behind the bottleneck.
     pub delay: Duration,
     /// Standard deviation of what is added to the delay; never negative, and
@@ -186,7 +195,7 @@ impl<T> Link<T> {
             return Sent::Lost;
         }
         let waiting = self.queue(now);
-        if waiting > DataSize::ZERO && waiting + size > self.config.queue {
+        if waiting > DataSize::ZERO && waiting + size > self.queue_limit(now) {
             self.stats.dropped += 1;
             return Sent::Dropped;
         }
@@ -205,6 +214,13 @@ impl<T> Link<T> {
             },
         }));
         Sent::Queued
+    }
+
+    fn queue_limit(&self, now: Timestamp) -> DataSize {
+        match self.config.queue {
+            QueueLimit::Size(size) => size,
+            QueueLimit::Time(time) => self.config.capacity.nominal(now) * time,
+        }
     }
 
     fn arrival(&mut self, leaves: Timestamp) -> Timestamp {
@@ -261,7 +277,7 @@ mod tests {
     fn config() -> LinkConfig {
         LinkConfig {
             capacity: Capacity::Constant(Bitrate::from_kbps(800)),
-            queue: DataSize::from_bytes(5000),
+            queue: QueueLimit::Size(DataSize::from_bytes(5000)),
             delay: Duration::from_millis(20),
             jitter: Duration::ZERO,
             reordering: None,
@@ -289,6 +305,30 @@ mod tests {
         assert_eq!(link.queue(ms(60)), DataSize::ZERO);
         let stats = link.stats();
         assert_eq!((stats.sent, stats.dropped, stats.arrived), (8, 2, 6));
+    }
+
+    #[test]
+    fn a_queue_of_a_time_grows_and_shrinks_with_the_rate() {
+        let capacity = Capacity::Steps(vec![
+            (ms(0), Bitrate::from_kbps(800)),
+            (ms(100), Bitrate::from_kbps(80)),
+        ]);
+        let queue = QueueLimit::Time(Duration::from_millis(40));
+        let mut link = Link::new(
+            LinkConfig {
+                capacity,
+                queue,
+                ..config()
+            },
+            1,
+        )
+        .unwrap();
+        let sent: Vec<_> = (0..5).map(|n| link.send(ms(0), PACKET, n)).collect();
+        assert_eq!(sent[..4], [Sent::Queued; 4]);
+        assert_eq!(sent[4], Sent::Dropped);
+        // 400 bytes at the lower rate: one packet, as the queue is empty.
+        assert_eq!(link.send(ms(100), PACKET, 5), Sent::Queued);
+        assert_eq!(link.send(ms(100), PACKET, 6), Sent::Dropped);
     }
 
     #[test]
@@ -400,7 +440,7 @@ mod tests {
                 jitter: Duration::from_millis(jitter),
                 ..config()
             };
-            let limit = config.queue;
+            let limit = DataSize::from_bytes(5000);
             let mut link = Link::new(config, seed).unwrap();
             let (mut now, mut queued) = (0, 0u64);
             for (wait, size) in sends {

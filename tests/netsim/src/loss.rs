@@ -41,17 +41,19 @@ pub enum Loss {
 
 /// The chance at work.
 #[derive(Clone, Debug)]
-pub(crate) struct Fate {
+pub struct Fate {
     loss: Loss,
     bad: bool,
 }
 
 impl Fate {
-    pub(crate) fn new(loss: Loss) -> Self {
+    #[must_use]
+    pub fn new(loss: Loss) -> Self {
         Self { loss, bad: false }
     }
 
-    pub(crate) fn loses(&mut self, rng: &mut fastrand::Rng) -> bool {
+    /// Is the next packet lost?
+    pub fn loses(&mut self, rng: &mut fastrand::Rng) -> bool {
         match self.loss {
             Loss::None => false,
             Loss::Random(loss) => rng.f64() < loss.value(),

@@ -269,7 +269,7 @@ fn an_estimate_is_obeyed_at_once_and_passed_on() {
     f.h.pull().unwrap();
     assert_eq!(f.waiting_until(), 10_000);
     f.estimate(|s| {
-        s.set("target-bitrate", 1_000_000u64);
+        s.set("target-bitrate", 4_000_000u64);
         s.set("pacing-bitrate", 2_000_000u64);
     });
     let (us, _) = f.pull_next();

@@ -177,13 +177,14 @@ impl<P> Pacer<P> {
         }
     }
 
-    /// The pacing rate from now on, whatever the target; zero holds everything
-    /// but audio and probes.
+    /// The most that packets leave at from now on, whatever the target; zero
+    /// holds everything but audio and probes.
     pub fn set_rate(&mut self, now: Timestamp, pacing: Bitrate) {
         self.change_rate(now, |p| p.explicit = Some(pacing));
     }
 
-    /// Without a pacing rate, packets leave at this times the pacing factor.
+    /// Packets leave at this times the pacing factor, up to a pacing rate that
+    /// was set.
     pub fn set_target(&mut self, now: Timestamp, target: Bitrate) {
         self.change_rate(now, |p| p.target = Some(target));
     }
@@ -318,8 +319,12 @@ impl<P> Pacer<P> {
     }
 
     fn set_by_caller(&self) -> Option<Bitrate> {
-        let scaled = || Some(self.target?.scale(self.config.pacing_factor));
-        self.explicit.or_else(scaled)
+        let factor = self.config.pacing_factor;
+        let scaled = self.target.map(|target| target.scale(factor));
+        match (self.explicit, scaled) {
+            (Some(limit), Some(rate)) => Some(limit.min(rate)),
+            (limit, rate) => limit.or(rate),
+        }
     }
 
     fn counters(&mut self, priority: Priority) -> &mut PriorityStats {

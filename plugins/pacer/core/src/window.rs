@@ -8,7 +8,7 @@ use dualstream_common::{DataSize, Timestamp};
 /// One packet goes after this much silence however full the window is: without
 /// packets there is no feedback, and without feedback the window never opens.
 /// Larger: less sent into a dead link; smaller: a lost report matters less.
-pub const KEEP_ALIVE: Duration = Duration::from_millis(200);
+pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {

@@ -237,7 +237,9 @@ fn nothing_is_held_until_a_rate_is_known() {
     assert_eq!(p.rate(), Some(kbps(1000)), "2.5 times the target");
     p.set_rate(ms(0), kbps(700));
     p.set_target(ms(0), kbps(800));
-    assert_eq!(p.rate(), Some(kbps(700)), "an explicit rate wins");
+    assert_eq!(p.rate(), Some(kbps(700)), "a pacing rate is a limit");
+    p.set_target(ms(0), kbps(200));
+    assert_eq!(p.rate(), Some(kbps(500)), "below it, the target rules");
     p.clear_rate(ms(0));
     assert_eq!(p.rate(), None);
 }
@@ -490,17 +492,20 @@ fn padding_fills_up_to_its_rate() {
 }
 
 #[test]
-fn a_full_window_lets_one_packet_out_every_200_ms() {
+fn a_full_window_lets_one_packet_out_every_500_ms() {
     let mut p = pacer(exact(), 10_000);
     p.set_congestion_window(ms(0), Some(DataSize::from_bytes(2500)), PACKET);
     for n in 0..5 {
         push(&mut p, ms(0), 1, Display, n);
     }
-    let out = run(&mut p, ms(0), ms(500));
-    assert_eq!(times(&out), [0, 200, 400].map(ms));
+    let out = run(&mut p, ms(0), ms(1200));
+    assert_eq!(times(&out), [0, 500, 1000].map(ms));
     assert!(p.stats().congested);
-    p.set_congestion_window(ms(500), Some(DataSize::from_bytes(25_000)), PACKET);
-    assert_eq!(times(&run(&mut p, ms(500), ms(900))), [500, 501].map(ms));
+    p.set_congestion_window(ms(1200), Some(DataSize::from_bytes(25_000)), PACKET);
+    assert_eq!(
+        times(&run(&mut p, ms(1200), ms(1900))),
+        [1200, 1201].map(ms)
+    );
 }
 
 #[test]

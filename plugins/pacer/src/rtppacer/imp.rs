@@ -21,8 +21,8 @@
  *   background video. Caps that say nothing of a payload type, as in webrtcbin,
  *   make the element look at those further upstream, and at the
  *   `payload-type-map` of an rtprtxsend there. Anything else is display video.
- * - Packets leave at `pacing-bitrate` of the last event, or at `pacing-factor`
- *   times the target of the event or of `bitrate`. Without any of these nothing
+ * - Packets leave at `pacing-factor` times the target of the last event or of
+ *   `bitrate`, up to `pacing-bitrate` of the event. Without any of these nothing
  *   is held. Each packet counts with 28 bytes for IPv4 and UDP. At a pacing
  *   rate of zero only audio and probes leave.
  * - Packets are reordered, so all timestamps are converted to running time and

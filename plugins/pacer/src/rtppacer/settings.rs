@@ -91,8 +91,8 @@ pub fn properties() -> Vec<glib::ParamSpec> {
         glib::ParamSpecDouble::builder("pacing-factor")
             .nick("Pacing Factor")
             .blurb(
-                "Pacing rate over target rate, where an event has not told the \
-                 pacing rate itself",
+                "Pacing rate over target rate, up to the pacing rate that the \
+                 last event allows",
             )
             .minimum(1.0)
             .maximum(5.0)

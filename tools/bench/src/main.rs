@@ -2,6 +2,7 @@
 //! Measures the dual stream beside what there is today.
 
 mod frontier;
+mod gcc;
 mod link;
 mod pacer;
 mod recovery;
@@ -46,6 +47,8 @@ enum What {
     Dual(DualArgs),
     /// What a loss costs: display frames that never arrive, and what the encoder makes of the receiver's request
     Recovery(RecoveryArgs),
+    /// The bandwidth estimator with the pacer over a link in virtual time
+    Gcc(gcc::Args),
     /// All schemes at several capacities, as a plot: what each pays for low latency
     Frontier(FrontierArgs),
     /// How precisely rtppacer sends, at what price, in real time
@@ -200,6 +203,14 @@ fn run(cli: &Cli) -> Result<()> {
         What::Dual(args) => dual(args),
         What::Recovery(args) => recover(args),
         What::Frontier(args) => draw(args),
+        What::Gcc(args) => {
+            let (lines, table) = gcc::run_all(args)?;
+            print(&if args.json() {
+                lines.join("\n") + "\n"
+            } else {
+                table
+            })
+        }
         What::Pacer(args) => pacer::bench(args),
     }
 }

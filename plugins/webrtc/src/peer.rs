@@ -259,6 +259,19 @@ fn forbid_upnp(webrtcbin: &gst::Element) {
     }
 }
 
+/// RTCP that a receiver may send, in bit/s. Feedback about packets is held to
+/// two messages in an RTCP interval (RFC 4585 section 3.5.2), and this makes it
+/// some 30 ms with the sources of one sender. By default it is 5 % of what is
+/// received: half a second and more where that is little, and the sender would
+/// take it for a link that is stuck.
+const RECEIVER_RTCP: f64 = 150_000.0;
+
+/// Feedback is made by the first packet that comes so long after the last one.
+/// By default it is made by the last packet of a frame: a sender with a full
+/// congestion window would wait for it, and not send that packet. Not 0, with
+/// which rtpsession 1.22 loops for ever.
+const FEEDBACK_INTERVAL: gst::ClockTime = gst::ClockTime::from_mseconds(25);
+
 /// Feedback at once, and word of what comes in.
 ///
 /// Only the receiver's session gets a minimum RTCP interval of 0. The interval
@@ -268,6 +281,8 @@ fn prepare_session(element: &gst::Element, role: Role, post: &Post, activity: &A
     let internal = element.property::<glib::Object>("internal-session");
     if role == Role::Receiver {
         internal.set_property("rtcp-min-interval", 0u64);
+        internal.set_property("rtcp-fraction", RECEIVER_RTCP);
+        internal.set_property("twcc-feedback-interval", FEEDBACK_INTERVAL);
     }
     let (first, post, seen) = (AtomicBool::new(true), post.clone(), activity.clone());
     internal.connect("on-receiving-rtcp", false, move |values| {

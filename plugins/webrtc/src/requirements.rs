@@ -26,6 +26,8 @@ pub const SENDER: &[Requirement] = &[
     ("clocksync", "GStreamer's core elements"),
     ("dualh264enc", "the dualstream plugin (libgstdualstream)"),
     ("rtptrickle", "the dualstream plugin (libgstdualstream)"),
+    ("rtppacer", "the pacer plugin (libgstpacer)"),
+    ("rtpgcc", "the gcc plugin (libgstgcc)"),
 ];
 
 pub const RECEIVER: &[Requirement] = &[("dualh264dec", "the dualstream plugin (libgstdualstream)")];

@@ -22,6 +22,8 @@ pub struct Media {
     pub extensions: Vec<(u16, &'static str)>,
     /// Payload types with `x-iframe-complete`.
     frame_complete: Vec<u8>,
+    /// Some payload type has `transport-cc`.
+    transport_cc: bool,
 }
 
 impl Media {
@@ -93,6 +95,7 @@ pub fn media(sdp: &str) -> Vec<Media> {
             {
                 section.frame_complete.push(pt);
             }
+            section.transport_cc |= value.ends_with(" transport-cc");
         } else if let Some(value) = line.strip_prefix("a=extmap:") {
             // <id>[/<direction>] <uri> [attributes]
             let mut words = value.split_ascii_whitespace();
@@ -155,6 +158,14 @@ fn add_frame_complete(sdp: &str, wanted: impl Fn(usize, u8) -> bool) -> String {
     out
 }
 
+/// Whether the peer that gave this answer sends transport-wide feedback about
+/// all that it takes.
+pub fn has_transport_feedback(answer: &str) -> bool {
+    let sections = media(answer);
+    let mut taken = sections.iter().filter(|m| m.video && m.accepted).peekable();
+    taken.peek().is_some() && taken.all(|m| m.transport_cc && m.has_extension(rtp::TWCC_URI))
+}
+
 /// Whether the peer that gave this answer can be sent two streams.
 pub fn dual_accepted(answer: &str) -> Result<(), NotDual> {
     let sections = media(answer);
@@ -189,6 +200,21 @@ mod tests {
         m=video 0 UDP/TLS/RTP/SAVPF 96\r\na=bundle-only\r\n\
         a=rtpmap:96 h264/90000\r\na=extmap:4/sendonly urn:x-gst-dualstream:frame:1\r\n\
         m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=rtpmap:111 opus/48000/2\r\n";
+
+    #[test]
+    fn transport_wide_feedback_needs_extension_and_feedback_in_all_that_is_taken() {
+        let line = "a=rtcp-fb:96 transport-cc\r\n";
+        let first = OFFER.replace("a=extmap:3", &format!("{line}a=extmap:3"));
+        // The second section is refused.
+        assert!(has_transport_feedback(&first));
+        assert!(!has_transport_feedback(OFFER), "no feedback");
+        assert!(!has_transport_feedback(
+            &first.replace("a=extmap:3", "a=x:3")
+        ));
+        let both = first.replace("m=video 0", "m=video 9");
+        assert!(!has_transport_feedback(&both), "the second has none");
+        assert!(!has_transport_feedback(""));
+    }
 
     /// An answer to `OFFER` that takes everything, made line by line.
     fn answer() -> String {

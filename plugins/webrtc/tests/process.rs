@@ -19,6 +19,8 @@ fn plugins(test: &str) -> PathBuf {
     for name in [
         "libgstdualstream.so",
         "libgstfeedback.so",
+        "libgstgcc.so",
+        "libgstpacer.so",
         "libgstdualwebrtc.so",
     ] {
         std::os::unix::fs::symlink(built.join(name), folder.join(name)).unwrap();

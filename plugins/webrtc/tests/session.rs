@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use gst::glib;
 use gst::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -246,4 +247,95 @@ fn states_go_up_and_down_and_no_thread_stays() {
         sender.stop();
         assert_eq!(threads("dualwebrtc"), 0);
     }
+}
+
+fn child(sender: &Pipeline, name: &str) -> glib::Object {
+    let sink = sender.element("sink").dynamic_cast::<gst::ChildProxy>();
+    sink.unwrap().child_by_name(name).expect(name)
+}
+
+/// The bitrate of the encoder now.
+fn bitrate(sender: &Pipeline) -> u32 {
+    child(sender, "encoder").property("bitrate")
+}
+
+/// What a session's estimator says.
+fn estimator(sender: &Pipeline, field: &str) -> u64 {
+    let stats = sender.stats("sink").get::<gst::Structure>("estimator");
+    stats.map_or(0, |s| s.get(field).unwrap())
+}
+
+#[test]
+fn the_rate_of_the_encoder_follows_the_network_up_to_its_ceiling() {
+    let sender = sender(LIVE, "estimator::start-bitrate=200000");
+    child(&sender, "encoder").set_property("bitrate", 1_200_000u32);
+    let sender = sender.play();
+    let receiver = receiver(&uri(&sender, "sink"), "");
+    let seen = receiver.watch("out");
+    let receiver = receiver.play();
+    wait_for("the start rate", || bitrate(&sender) == 200_000);
+    // Encoder and pacer had it before there was a packet.
+    let paced = || child(&sender, "pacer").property::<u64>("bitrate");
+    assert_eq!(paced(), 200_000);
+    // The loopback takes all: from the start rate to the ceiling.
+    wait_for("the ceiling", || bitrate(&sender) == 1_200_000);
+    assert!(estimator(&sender, "received-packets") > 5);
+    assert!(estimator(&sender, "estimates") > 2);
+    for none in ["realigned", "malformed"] {
+        assert_eq!(estimator(&sender, none), 0, "{none}");
+    }
+    let pacer: gst::Structure = sender.stats("sink").get("pacer").unwrap();
+    assert!(pacer.get::<u64>("pacing-bitrate").unwrap() < u64::MAX);
+    // A lower limit holds at once, and is not taken for a new ceiling.
+    child(&sender, "estimator").set_property("max-bitrate", 100_000u32);
+    wait_for("the limit", || bitrate(&sender) <= 100_000);
+    let before = seen.count();
+    wait_for("pictures at the lower rate", || seen.count() > before + 15);
+    assert!(sender.stat::<bool>("sink", "dual"));
+    // After the session the encoder is as it was.
+    receiver.stop();
+    wait_for("the end of the session", || {
+        sender.stat::<String>("sink", "session") == "none"
+    });
+    assert_eq!(bitrate(&sender), 1_200_000);
+    assert_eq!(paced(), 0);
+    assert!(!sender.stats("sink").has_field("estimator"));
+    // And the next session has its estimator again.
+    receiver.0.set_state(gst::State::Playing).unwrap();
+    wait_for("the second session", || {
+        estimator(&sender, "received-packets") > 10
+    });
+    sender.assert_no_error();
+}
+
+#[test]
+fn a_ceiling_changed_by_the_user_is_followed() {
+    let sender = sender(LIVE, "").play();
+    let receiver = receiver(&uri(&sender, "sink"), "");
+    let seen = receiver.watch("out");
+    let receiver = receiver.play();
+    wait_for("pictures", || seen.count() >= 30);
+    let limit = || child(&sender, "estimator").property::<u32>("max-bitrate");
+    assert_eq!(limit(), 500_000);
+    child(&sender, "encoder").set_property("bitrate", 900_000u32);
+    assert_eq!(limit(), 900_000);
+    wait_for("an estimate above the old ceiling", || {
+        bitrate(&sender) > 500_000
+    });
+    // Estimates are no ceilings.
+    assert_eq!(limit(), 900_000);
+    receiver.assert_no_error();
+    sender.assert_no_error();
+}
+
+#[test]
+fn without_congestion_control_the_encoder_keeps_its_rate() {
+    let sender = sender(LIVE, "congestion-control=none").play();
+    let receiver = receiver(&uri(&sender, "sink"), "");
+    let seen = receiver.watch("out");
+    let receiver = receiver.play();
+    wait_for("pictures", || seen.count() >= 30);
+    assert!(!sender.stats("sink").has_field("estimator"));
+    assert_eq!(bitrate(&sender), 500_000);
+    receiver.assert_no_error();
 }

@@ -21,8 +21,14 @@
  *   or when nothing came from it for 10 s.
  * - At end of stream the transport stays for 300 ms, for retransmissions;
  *   then the session is ended and end of stream is posted.
+ * - The encoder's rate follows the network: #rtppacer and #rtpgcc stand in
+ *   front of the RTP session. The bitrate that the encoder was given is the
+ *   upper limit, unless `estimator::max-bitrate` is set. While the estimate is
+ *   below it, the encoder's `bitrate` is the rate in force. A receiver that
+ *   sends no feedback gets the encoder's bitrate.
+ *   #dualwebrtcsink:congestion-control switches it off.
  * - The encoder's properties are set as `encoder::bitrate`, those of the
- *   signaller as `signaller::uri`.
+ *   signaller as `signaller::uri`, and so with `pacer::` and `estimator::`.
  *
  * A sender that needs no other server, and its receiver:
  *
@@ -54,6 +60,7 @@
  * | `pictures-dropped` | uint64 | pictures dropped for want of a receiver |
  * | `waiting` | boolean | the first picture is waiting for a receiver |
  * | `encoder` | structure | statistics of the encoder |
+ * | `estimator`, `pacer` | structure | statistics of #rtpgcc and #rtppacer, while there is a session with them |
  * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
  *
  * The signaller comes from gst-plugins-rs and its types bear the same names
@@ -68,6 +75,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gstrswebrtc::signaller::{Signallable, Signaller, WebRTCSignallerRole};
 
+use super::control::{CongestionControl, Control};
 use super::gate::{GateElement, Mode};
 use super::stats::Shared;
 use super::worker::{Command, Worker};
@@ -84,11 +92,15 @@ pub static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
+/// Children that are not elements of the bin itself.
+const OWN_CHILDREN: [&str; 3] = ["signaller", "pacer", "estimator"];
+
 /// The static part of the data path.
 struct Parts {
     clocksync: gst::Element,
     gate: GateElement,
     encoder: gst::Element,
+    control: Control,
 }
 
 /// While PAUSED or PLAYING.
@@ -102,6 +114,7 @@ struct Running {
 struct SinkSettings {
     common: Settings,
     wait_for_receiver: bool,
+    congestion_control: CongestionControl,
 }
 
 pub struct DualWebRtcSink {
@@ -142,6 +155,7 @@ impl DualWebRtcSink {
         Ok(Parts {
             clocksync,
             gate,
+            control: Control::new(&encoder)?,
             encoder,
         })
     }
@@ -173,7 +187,10 @@ impl DualWebRtcSink {
     }
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let common = self.settings.lock().unwrap().common.clone();
+        let (common, control) = {
+            let settings = self.settings.lock().unwrap();
+            (settings.common.clone(), settings.congestion_control)
+        };
         let (Some(parts), Some(signaller)) = (self.parts.get(), common.signaller.clone()) else {
             return Err(gst::error_msg!(gst::CoreError::Failed, ["not ready"]));
         };
@@ -191,6 +208,7 @@ impl DualWebRtcSink {
         let worker = Worker {
             sink: self.obj().downgrade(),
             encoder: parts.encoder.clone(),
+            control: (control == CongestionControl::Gcc).then(|| parts.control.clone()),
             gate: parts.gate.clone(),
             settings: common,
             shared: self.shared.clone(),
@@ -259,6 +277,10 @@ impl DualWebRtcSink {
         if let Some(parts) = self.parts.get() {
             add_stats(&mut stats, "encoder", &parts.encoder);
         }
+        if let Some(parts) = self.parts.get().filter(|_| snapshot.control) {
+            add_stats(&mut stats, "estimator", &parts.control.estimator);
+            add_stats(&mut stats, "pacer", &parts.control.pacer);
+        }
         for (index, feedback) in snapshot.feedback.iter().enumerate() {
             add_stats(&mut stats, &format!("feedback-{index}"), feedback);
         }
@@ -314,6 +336,11 @@ impl ObjectImpl for DualWebRtcSink {
                     .default_value(SinkSettings::default().wait_for_receiver)
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecEnum::builder::<CongestionControl>("congestion-control")
+                    .nick("Congestion Control")
+                    .blurb("How the encoder's rate follows the network; the encoder's bitrate is the upper limit")
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb("Structure application/x-dualwebrtcsink-stats; its fields are in the element's documentation")
@@ -346,6 +373,10 @@ impl ObjectImpl for DualWebRtcSink {
                 self.settings.lock().unwrap().wait_for_receiver =
                     value.get().expect("type checked upstream");
             }
+            "congestion-control" => {
+                self.settings.lock().unwrap().congestion_control =
+                    value.get().expect("type checked upstream");
+            }
             name => {
                 let known = self.settings.lock().unwrap().common.set(name, value);
                 debug_assert!(known, "unknown property {name}");
@@ -356,6 +387,7 @@ impl ObjectImpl for DualWebRtcSink {
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
             "wait-for-receiver" => self.settings.lock().unwrap().wait_for_receiver.to_value(),
+            "congestion-control" => self.settings.lock().unwrap().congestion_control.to_value(),
             "stats" => self.stats().to_value(),
             name => self
                 .settings
@@ -501,6 +533,14 @@ impl ChildProxyImpl for DualWebRtcSink {
             let signaller = self.settings.lock().unwrap().common.signaller.clone();
             return signaller.map(Cast::upcast);
         }
+        // In a session's bin, or in none.
+        if let Some(parts) = self.parts.get() {
+            match name {
+                "pacer" => return Some(parts.control.pacer.clone().upcast()),
+                "estimator" => return Some(parts.control.estimator.clone().upcast()),
+                _ => {}
+            }
+        }
         self.obj()
             .children()
             .into_iter()
@@ -509,16 +549,16 @@ impl ChildProxyImpl for DualWebRtcSink {
     }
 
     fn child_by_index(&self, index: u32) -> Option<glib::Object> {
-        if index == 0 {
-            return self.child_by_name("signaller");
+        if let Some(name) = OWN_CHILDREN.get(index as usize) {
+            return self.child_by_name(name);
         }
         let children = self.obj().children();
         children
-            .get(index as usize - 1)
+            .get(index as usize - OWN_CHILDREN.len())
             .map(|child| child.clone().upcast())
     }
 
     fn children_count(&self) -> u32 {
-        1 + self.obj().children().len() as u32
+        (OWN_CHILDREN.len() + self.obj().children().len()) as u32
     }
 }

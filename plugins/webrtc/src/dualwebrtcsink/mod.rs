@@ -2,6 +2,7 @@
 use gst::glib;
 use gst::prelude::*;
 
+mod control;
 mod gate;
 mod imp;
 mod session;
@@ -17,6 +18,7 @@ glib::wrapper! {
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    control::CongestionControl::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(
         Some(plugin),
         "dualwebrtcsink",

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! encoder.src_i -> [ rtph264pay -> caps -> rtptrickle -> rtcpiframefeedback -> webrtcbin ]
+//!                    in webrtcbin: rtpfunnel -> rtprtxsend -> rtppacer -> rtpgcc -> rtpsession
 //! ```
 
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 use gst_webrtc::{WebRTCPeerConnectionState, WebRTCRTPTransceiverDirection};
 
+use super::control::{AuxSender, Control};
 use crate::peer::{Peer, Post};
 use crate::properties::Settings;
 use crate::requirements::make;
@@ -91,6 +93,7 @@ pub struct Session {
     pub serial: u64,
     pub bin: gst::Bin,
     pub peer: Peer,
+    pub aux: Option<AuxSender>,
     pub feedback: Vec<gst::Element>,
     pub phase: Phase,
     pub dual: Result<(), String>,
@@ -110,17 +113,20 @@ impl Session {
         id: String,
         serial: u64,
         settings: &Settings,
+        control: Option<Control>,
         streams: usize,
         post: Post,
         drained: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Self, gst::ErrorMessage> {
         let peer = Peer::new(crate::peer::Role::Sender, settings, post)?;
         let bin = gst::Bin::with_name(&format!("session-{serial}"));
+        let broken = |err: gst::glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
         let mut session = Self {
             id,
             serial,
             bin,
             peer,
+            aux: None,
             feedback: Vec::new(),
             phase: Phase::Negotiating,
             dual: Err("not negotiated".into()),
@@ -132,10 +138,11 @@ impl Session {
             disconnected: None,
             drained: 0,
         };
-        session
-            .bin
-            .add(session.peer.webrtcbin())
-            .map_err(|err| gst::error_msg!(gst::CoreError::Failed, ["{err}"]))?;
+        session.bin.add(session.peer.webrtcbin()).map_err(broken)?;
+        session.aux = control
+            .map(|control| AuxSender::new(control, session.peer.webrtcbin()))
+            .transpose()
+            .map_err(broken)?;
         for index in 0..streams {
             session.add_stream(index, drained.clone())?;
         }
@@ -203,6 +210,9 @@ impl Session {
             .map_err(broken)?
             .name(format!("sink_{index}"))
             .build();
+        if let Some(aux) = &self.aux {
+            aux.control().watch(&ghost);
+        }
         self.bin.add_pad(&ghost).map_err(broken)?;
         self.ssrcs.push(ssrc);
         self.feedback.push(feedback);

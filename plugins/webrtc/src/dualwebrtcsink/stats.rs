@@ -13,6 +13,8 @@ pub struct Snapshot {
     pub sessions: u64,
     pub refused: u64,
     pub feedback: Vec<gst::Element>,
+    /// There is a session with congestion control.
+    pub control: bool,
 }
 
 #[derive(Debug, Default)]

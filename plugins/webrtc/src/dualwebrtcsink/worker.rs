@@ -12,6 +12,7 @@ use gst::prelude::*;
 use gst_webrtc::{WebRTCSDPType, WebRTCSessionDescription};
 
 use super::DualWebRtcSink;
+use super::control::Control;
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
 use super::session::{Due, Phase, Session};
@@ -36,6 +37,7 @@ pub enum Command {
 pub struct Worker {
     pub sink: glib::WeakRef<DualWebRtcSink>,
     pub encoder: gst::Element,
+    pub control: Option<Control>,
     pub gate: GateElement,
     pub settings: Settings,
     pub shared: Arc<Shared>,
@@ -246,6 +248,7 @@ impl Worker {
             id,
             serial,
             &self.settings,
+            self.control.clone(),
             if self.encoder_is_single() { 1 } else { 2 },
             Arc::new(move |event| {
                 // Fails only when the worker is gone.
@@ -263,6 +266,7 @@ impl Worker {
         self.shared.update(|s| {
             s.sessions += 1;
             s.feedback = session.feedback.clone();
+            s.control = session.aux.is_some();
         });
         self.session = Some(session);
         if started.is_err() {
@@ -331,6 +335,9 @@ impl Worker {
             return self.end_session("the receiver does not take H.264", true);
         }
         session.set_dual(dual);
+        if let Some(aux) = &session.aux {
+            aux.set_feedback(sdp::has_transport_feedback(&text));
+        }
         if session.streams() == 1 {
             session.dual = Err("the encoder's mode is single".into());
         }
@@ -412,7 +419,10 @@ impl Worker {
         if let Some(mode) = self.user_mode.take() {
             self.encoder.set_property_from_str("mode", &mode);
         }
-        self.shared.update(|s| s.feedback.clear());
+        self.shared.update(|s| {
+            s.feedback.clear();
+            s.control = false;
+        });
         drop(session);
         if let Some(seqnum) = self.pending_eos.take() {
             post_eos(&sink, seqnum);

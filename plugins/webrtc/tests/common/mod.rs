@@ -19,6 +19,8 @@ pub fn init() {
         gst::init().unwrap();
         gstdualstream::plugin_register_static().unwrap();
         gstfeedback::plugin_register_static().unwrap();
+        gstgcc::plugin_register_static().unwrap();
+        gstpacer::plugin_register_static().unwrap();
         gstdualwebrtc::plugin_register_static().unwrap();
         glib::log_set_always_fatal(
             glib::LogLevels::LEVEL_CRITICAL | glib::LogLevels::LEVEL_WARNING,

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Congestion control: `rtppacer ! rtpgcc` in front of the RTP session, and
+//! the bitrate that the user gave the encoder as their upper limit.
+//!
+//! ```text
+//! encoder <- payloader <- rtprtxsend <- [ rtppacer <- rtpgcc ] <- rtpsession
+//!         application/x-network-estimate              RTPTWCCPackets
+//! ```
+
+use std::sync::{Arc, Mutex};
+
+use gst::glib;
+use gst::prelude::*;
+
+use crate::requirements::make;
+
+/// How the rate of the encoder follows the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[repr(u32)]
+#[enum_type(name = "GstDualWebRtcSinkCongestionControl")]
+pub enum CongestionControl {
+    #[default]
+    #[enum_value(
+        name = "GCC: rtppacer and rtpgcc, by transport-wide feedback, REMB or losses",
+        nick = "gcc"
+    )]
+    Gcc,
+    #[enum_value(name = "None: the encoder keeps its bitrate", nick = "none")]
+    None,
+}
+
+#[derive(Debug, Default)]
+struct Rates {
+    /// What the user gave the encoder.
+    ceiling: u32,
+    /// The last estimate that went to the encoder, while there is a session.
+    estimate: Option<u64>,
+    /// Our value of the estimator's `max-bitrate`.
+    limit: Option<u32>,
+    /// Our value of the pacer's `bitrate`.
+    paced: Option<u64>,
+}
+
+/// The two elements are made once, so that they can be set up before a session
+/// and keep their properties from one to the next.
+#[derive(Clone)]
+pub struct Control {
+    pub pacer: gst::Element,
+    pub estimator: gst::Element,
+    encoder: gst::Element,
+    rates: Arc<Mutex<Rates>>,
+}
+
+impl Control {
+    pub fn new(encoder: &gst::Element) -> Result<Self, gst::ErrorMessage> {
+        let control = Self {
+            pacer: make("rtppacer", "pacer")?,
+            estimator: make("rtpgcc", "estimator")?,
+            encoder: encoder.clone(),
+            rates: Arc::default(),
+        };
+        control.rates.lock().unwrap().ceiling = encoder.property("bitrate");
+        let (rates, estimator) = (control.rates.clone(), control.estimator.downgrade());
+        encoder.connect_notify(Some("bitrate"), move |encoder, _| {
+            if let Some(estimator) = estimator.upgrade() {
+                on_bitrate(&rates, encoder, &estimator);
+            }
+        });
+        Ok(control)
+    }
+
+    /// Before the first packet, and with it the first estimate: the first key
+    /// frame must not have the size and the pace of the ceiling.
+    fn begin(&self) {
+        let start: u32 = self.estimator.property("start-bitrate");
+        let most: u32 = self.estimator.property("max-bitrate");
+        let bitrate = {
+            let mut rates = self.rates.lock().unwrap();
+            let start = start.min(most).min(rates.ceiling);
+            let bitrate = within(&self.encoder, u64::from(start));
+            rates.estimate = Some(u64::from(start));
+            bitrate
+        };
+        self.encoder.set_property("bitrate", bitrate);
+        if self.pacer.property::<u64>("bitrate") == 0 {
+            let bitrate = u64::from(bitrate);
+            self.rates.lock().unwrap().paced = Some(bitrate);
+            self.pacer.set_property("bitrate", bitrate);
+        }
+    }
+
+    /// Looks at the estimates that go to the encoder by this pad, before the
+    /// encoder does.
+    pub fn watch(&self, pad: &impl IsA<gst::Pad>) {
+        let rates = self.rates.clone();
+        pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
+            let target = info
+                .event()
+                .and_then(|event| event.structure())
+                .filter(|s| s.has_name("application/x-network-estimate"))
+                .and_then(|s| s.get::<u64>("target-bitrate").ok());
+            if target.is_some() {
+                rates.lock().unwrap().estimate = target;
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    /// The limit of the estimator is the encoder's bitrate.
+    pub fn follow(&self) {
+        follow(&self.rates, &self.estimator);
+    }
+
+    /// Encoder and pacer are as the user has set them.
+    fn restore(&self) {
+        let (ceiling, paced) = {
+            let mut rates = self.rates.lock().unwrap();
+            rates.estimate = None;
+            (rates.ceiling, rates.paced.take())
+        };
+        if paced.is_some_and(|ours| self.pacer.property::<u64>("bitrate") == ours) {
+            self.pacer.set_property("bitrate", 0u64);
+        }
+        if self.encoder.property::<u32>("bitrate") != ceiling {
+            self.encoder.set_property("bitrate", ceiling);
+        }
+    }
+}
+
+/// What the encoder makes of a target.
+fn within(encoder: &gst::Element, bps: u64) -> u32 {
+    let [least, most]: [u32; 2] = ["min-bitrate", "max-bitrate"].map(|name| encoder.property(name));
+    let bps = u32::try_from(bps).unwrap_or(u32::MAX);
+    bps.min(most).max(least.min(most))
+}
+
+/// The encoder's bitrate has changed: by an estimate, on the thread that
+/// brought it, or by the user.
+fn on_bitrate(rates: &Mutex<Rates>, encoder: &gst::Element, estimator: &gst::Element) {
+    let bitrate: u32 = encoder.property("bitrate");
+    let estimate = {
+        let mut rates = rates.lock().unwrap();
+        let estimate = rates.estimate.map(|bps| within(encoder, bps));
+        if estimate == Some(bitrate) {
+            return;
+        }
+        rates.ceiling = bitrate;
+        estimate
+    };
+    follow(rates, estimator);
+    // The network does not take more for that.
+    if let Some(estimate) = estimate
+        && estimate < bitrate
+    {
+        encoder.set_property("bitrate", estimate);
+    }
+}
+
+fn follow(rates: &Mutex<Rates>, estimator: &gst::Element) {
+    let now: u32 = estimator.property("max-bitrate");
+    let untouched = estimator
+        .find_property("max-bitrate")
+        .is_some_and(|spec| spec.default_value().get() == Ok(now));
+    let limit = {
+        let mut rates = rates.lock().unwrap();
+        if !untouched && rates.limit != Some(now) {
+            // The user's own.
+            return;
+        }
+        rates.limit = Some(rates.ceiling);
+        rates.ceiling
+    };
+    if limit != now {
+        estimator.set_property("max-bitrate", limit);
+    }
+}
+
+/// The elements in the bin that webrtcbin puts in front of its session. Gives
+/// them back when it is dropped.
+pub struct AuxSender {
+    bin: gst::Bin,
+    control: Control,
+}
+
+impl AuxSender {
+    pub fn new(control: Control, webrtcbin: &gst::Element) -> Result<Self, glib::BoolError> {
+        let aux = Self {
+            bin: gst::Bin::with_name("aux-sender"),
+            control,
+        };
+        let (pacer, estimator) = (&aux.control.pacer, &aux.control.estimator);
+        aux.bin.add_many([pacer, estimator])?;
+        pacer.link(estimator)?;
+        for (element, name) in [(pacer, "sink"), (estimator, "src")] {
+            let pad = element
+                .static_pad(name)
+                .ok_or_else(|| glib::bool_error!("{} has no pad {name}", element.name()))?;
+            aux.bin.add_pad(&gst::GhostPad::with_target(&pad)?)?;
+        }
+        aux.control.estimator.set_property("expect-feedback", false);
+        aux.control.follow();
+        // With all in one bundle there is one session.
+        let bin = Mutex::new(Some(aux.bin.clone()));
+        webrtcbin.connect("request-aux-sender", false, move |_| {
+            let bin = bin.lock().unwrap().take();
+            if let Some(bin) = &bin {
+                // webrtcbin sinks what it gets and lets go of one reference: one
+                // that is not floating would leak.
+                unsafe { glib::gobject_ffi::g_object_force_floating(bin.as_ptr().cast()) };
+            }
+            Some(bin.to_value())
+        });
+        Ok(aux)
+    }
+
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Whether the answer promises transport-wide feedback.
+    pub fn set_feedback(&self, expected: bool) {
+        let estimator = &self.control.estimator;
+        estimator.set_property("expect-feedback", expected);
+        if expected {
+            self.control.begin();
+        }
+    }
+}
+
+impl Drop for AuxSender {
+    fn drop(&mut self) {
+        for element in [&self.control.pacer, &self.control.estimator] {
+            // In a bin that was not started, or was stopped before.
+            let _ = element.set_state(gst::State::Null);
+            let _ = self.bin.remove(element);
+        }
+        self.control.restore();
+    }
+}

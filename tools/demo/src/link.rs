@@ -16,37 +16,97 @@ pub const QUEUE_MS: u64 = 300;
 /// Building the namespaces takes a third of a second.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// The file with the rates of a link that changes.
+pub const TRACE: &str = "link.json";
+/// A rate, and how long the link has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub kbps: u64,
+    pub ms: u64,
+}
+
 /// What the user asked for with `--link`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkWish {
-    Emulated { kbps: u64 },
+    Emulated {
+        kbps: u64,
+    },
+    /// One after the other, and again from the first.
+    Stepped(Vec<Step>),
     Direct,
 }
 
 impl FromStr for LinkWish {
     type Err = String;
 
-    /// `direct`, or a rate such as `2Mbps`, `800kbps`.
+    /// `direct`, a rate such as `2Mbps`, `800kbps`, or several, each with its
+    /// seconds: `1Mbps:10,3Mbps:10`.
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "direct" {
             return Ok(Self::Direct);
         }
-        let (digits, kilo) = if let Some(digits) = text.strip_suffix("Mbps") {
-            (digits, 1e3)
-        } else if let Some(digits) = text.strip_suffix("kbps") {
-            (digits, 1.0)
-        } else {
-            return Err("neither `direct` nor a rate such as `2Mbps` or `800kbps`".into());
-        };
-        let rate: f64 = digits
-            .parse()
-            .map_err(|_| format!("`{digits}` is not a number"))?;
-        let kbps = rate * kilo;
-        if !(50.0..=1e6).contains(&kbps) {
-            return Err("the rate must be between 50kbps and 1000Mbps".into());
+        if !text.contains([':', ',']) {
+            return Ok(Self::Emulated {
+                kbps: rate_of(text)?,
+            });
         }
-        Ok(Self::Emulated { kbps: kbps as u64 })
+        let steps = text
+            .split(',')
+            .map(|step| {
+                let (rate, seconds) = step
+                    .split_once(':')
+                    .ok_or_else(|| format!("`{step}` is not a rate and its seconds"))?;
+                let kbps = rate_of(rate)?;
+                match seconds.parse::<f64>() {
+                    Ok(s) if (0.1..=3600.0).contains(&s) => Ok(Step {
+                        kbps,
+                        ms: (s * 1e3).round() as u64,
+                    }),
+                    _ => Err(format!("`{seconds}` is not a number from 0.1 to 3600")),
+                }
+            })
+            .collect::<Result<Vec<_>, String>>()?;
+        Ok(Self::Stepped(steps))
     }
+}
+
+fn rate_of(text: &str) -> Result<u64, String> {
+    let (digits, kilo) = if let Some(digits) = text.strip_suffix("Mbps") {
+        (digits, 1e3)
+    } else if let Some(digits) = text.strip_suffix("kbps") {
+        (digits, 1.0)
+    } else {
+        return Err("neither `direct` nor a rate such as `2Mbps` or `800kbps`".into());
+    };
+    let rate: f64 = digits
+        .parse()
+        .map_err(|_| format!("`{digits}` is not a number"))?;
+    let kbps = rate * kilo;
+    if !(50.0..=1e6).contains(&kbps) {
+        return Err("the rate must be between 50kbps and 1000Mbps".into());
+    }
+    Ok(kbps as u64)
+}
+
+fn mean_kbps(steps: &[Step]) -> u64 {
+    let ms: u64 = steps.iter().map(|step| step.ms).sum();
+    let bits: u64 = steps.iter().map(|step| step.kbps * step.ms).sum();
+    bits / ms.max(1)
+}
+
+/// The rates for rattan, for ever. Not in the format of Mahimahi: between two
+/// packets of that the rate is 0, which makes rattan 0.1 panic.
+fn trace(steps: &[Step]) -> String {
+    let pattern: Vec<_> = steps
+        .iter()
+        .map(|step| {
+            serde_json::json!({"StaticBwConfig": {
+                "bw": format!("{}Kbps", step.kbps),
+                "duration": format!("{}ms", step.ms),
+            }})
+        })
+        .collect();
+    serde_json::json!({"RepeatedBwPatternConfig": {"pattern": pattern, "count": 0}}).to_string()
 }
 
 /// The link of a run, as `summary.json` names it.
@@ -54,9 +114,12 @@ impl FromStr for LinkWish {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum LinkInfo {
     Rattan {
+        /// The mean if it changes; the queue is that long at this rate.
         kbps: u64,
         delay_ms: u64,
         queue_ms: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        steps: Vec<Step>,
     },
     Direct,
 }
@@ -68,10 +131,20 @@ impl fmt::Display for LinkInfo {
                 kbps,
                 delay_ms,
                 queue_ms,
-            } => write!(
-                f,
-                "emulated by rattan: {kbps} kbit/s, {delay_ms} ms each way, drop-tail queue of {queue_ms} ms"
-            ),
+                steps,
+            } => {
+                f.write_str("emulated by rattan: ")?;
+                for step in steps {
+                    let seconds = step.ms as f64 / 1e3;
+                    write!(f, "{} kbit/s for {seconds} s, ", step.kbps)?;
+                }
+                let on_average = if steps.is_empty() { "" } else { " on average" };
+                write!(
+                    f,
+                    "{kbps} kbit/s{on_average}, {delay_ms} ms each way, drop-tail queue of {queue_ms} ms{}",
+                    if steps.is_empty() { "" } else { " at that" }
+                )
+            }
             Self::Direct => f.write_str("direct, over loopback"),
         }
     }
@@ -80,16 +153,24 @@ impl fmt::Display for LinkInfo {
 /// The link that will be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
-    Rattan { program: PathBuf, kbps: u64 },
+    Rattan {
+        program: PathBuf,
+        kbps: u64,
+        steps: Vec<Step>,
+        /// The file with the steps; none: always `kbps`.
+        trace: Option<PathBuf>,
+    },
     Direct,
 }
 
 impl Link {
     /// The wish if this machine can fulfil it; otherwise the direct link and
-    /// the reason.
-    pub fn choose(wish: LinkWish) -> (Self, Option<String>) {
-        let LinkWish::Emulated { kbps } = wish else {
-            return (Self::Direct, None);
+    /// the reason. A file for rattan goes to `folder`.
+    pub fn choose(wish: &LinkWish, folder: &Path) -> (Self, Option<String>) {
+        let (kbps, steps) = match wish {
+            LinkWish::Direct => return (Self::Direct, None),
+            LinkWish::Emulated { kbps } => (*kbps, Vec::new()),
+            LinkWish::Stepped(steps) => (mean_kbps(steps), steps.clone()),
         };
         if !cfg!(target_os = "linux") {
             return (Self::Direct, Some("rattan needs Linux".into()));
@@ -102,7 +183,20 @@ impl Link {
         let Some(program) = find_rattan() else {
             return (Self::Direct, Some("rattan is not installed".into()));
         };
-        let link = Self::Rattan { program, kbps };
+        let mut file = None;
+        if !steps.is_empty() {
+            let path = folder.join(TRACE);
+            if let Err(e) = std::fs::write(&path, trace(&steps)) {
+                return (Self::Direct, Some(format!("{}: {e}", path.display())));
+            }
+            file = Some(path);
+        }
+        let link = Self::Rattan {
+            program,
+            kbps,
+            steps,
+            trace: file,
+        };
         match link.probe() {
             Ok(()) => (link, None),
             Err(why) => (Self::Direct, Some(why)),
@@ -111,10 +205,11 @@ impl Link {
 
     pub fn info(&self) -> LinkInfo {
         match self {
-            Self::Rattan { kbps, .. } => LinkInfo::Rattan {
+            Self::Rattan { kbps, steps, .. } => LinkInfo::Rattan {
                 kbps: *kbps,
                 delay_ms: DELAY_MS,
                 queue_ms: QUEUE_MS,
+                steps: steps.clone(),
             },
             Self::Direct => LinkInfo::Direct,
         }
@@ -132,6 +227,8 @@ impl Link {
             Self::Rattan {
                 program: rattan,
                 kbps,
+                trace,
+                ..
             } => {
                 let delay = format!("{DELAY_MS}ms");
                 let queue = format!("{{\"byte_limit\":{}}}", kbps * QUEUE_MS / 8);
@@ -140,7 +237,12 @@ impl Link {
                     // Its warnings about newer kernels go to the output that
                     // the child's reports use.
                     .env("RUST_LOG", "error")
-                    .args(["link", "--uplink-bandwidth", &format!("{kbps}Kbps")])
+                    .arg("link");
+                match trace {
+                    Some(file) => command.arg("--uplink-trace").arg(file),
+                    None => command.args(["--uplink-bandwidth", &format!("{kbps}Kbps")]),
+                };
+                command
                     .args(["--uplink-delay", &delay, "--downlink-delay", &delay])
                     .args(["--uplink-queue", "droptail", "--uplink-queue-args", &queue])
                     .arg("--")
@@ -232,7 +334,22 @@ mod tests {
         assert_eq!("1.5Mbps".parse(), Ok(LinkWish::Emulated { kbps: 1500 }));
         assert_eq!("800kbps".parse(), Ok(LinkWish::Emulated { kbps: 800 }));
         for bad in [
-            "", "2", "2 Mbps", "Mbps", "fast", "-2Mbps", "NaNMbps", "1kbps", "1e9Mbps",
+            "",
+            "2",
+            "2 Mbps",
+            "Mbps",
+            "fast",
+            "-2Mbps",
+            "NaNMbps",
+            "1kbps",
+            "1e9Mbps",
+            "2Mbps:",
+            "2Mbps:0",
+            "2Mbps:NaN",
+            "2Mbps:1,",
+            "2Mbps:1,3Mbps",
+            ":1",
+            "direct:1",
         ] {
             assert!(bad.parse::<LinkWish>().is_err(), "{bad:?}");
         }
@@ -261,6 +378,8 @@ mod tests {
         let link = Link::Rattan {
             program: "rattan".into(),
             kbps: 2000,
+            steps: Vec::new(),
+            trace: None,
         };
         let command = link.command(Path::new("true"));
         let args: Vec<_> = command.get_args().filter_map(|a| a.to_str()).collect();
@@ -275,11 +394,56 @@ mod tests {
         let info = Link::Rattan {
             program: "rattan".into(),
             kbps: 2000,
+            steps: Vec::new(),
+            trace: None,
         }
         .info();
         assert_eq!(
             serde_json::to_value(info).unwrap(),
             serde_json::json!({"kind": "rattan", "kbps": 2000, "delay_ms": 20, "queue_ms": 300})
+        );
+    }
+
+    #[test]
+    fn rates_that_change_become_a_trace() {
+        let wish: LinkWish = "1Mbps:10,3Mbps:10,600kbps:0.5".parse().unwrap();
+        let LinkWish::Stepped(steps) = &wish else {
+            panic!("{wish:?}");
+        };
+        let step = |kbps, ms| Step { kbps, ms };
+        assert_eq!(
+            *steps,
+            [step(1000, 10_000), step(3000, 10_000), step(600, 500)]
+        );
+        assert_eq!(mean_kbps(steps), 40_300_000 / 20_500);
+        let trace: serde_json::Value = serde_json::from_str(&trace(steps)).unwrap();
+        let trace = &trace["RepeatedBwPatternConfig"];
+        assert_eq!(trace["count"], 0, "again and again");
+        assert_eq!(
+            trace["pattern"][2],
+            serde_json::json!({"StaticBwConfig": {"bw": "600Kbps", "duration": "500ms"}})
+        );
+    }
+
+    #[test]
+    fn a_rate_that_changes_is_given_as_a_file() {
+        let link = Link::Rattan {
+            program: "rattan".into(),
+            kbps: 2000,
+            steps: vec![Step {
+                kbps: 2000,
+                ms: 1000,
+            }],
+            trace: Some("x/link.json".into()),
+        };
+        let command = link.command(Path::new("true"));
+        let args: Vec<_> = command.get_args().filter_map(|a| a.to_str()).collect();
+        let at = args.iter().position(|a| *a == "--uplink-trace").unwrap();
+        assert_eq!(args[at + 1], "x/link.json");
+        assert!(!args.contains(&"--uplink-bandwidth"));
+        assert_eq!(
+            serde_json::to_value(link.info()).unwrap()["steps"],
+            serde_json::json!([{"kbps": 2000, "ms": 1000}])
         );
     }
 }

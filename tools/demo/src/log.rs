@@ -2,6 +2,7 @@
 //! What the two processes write down, one JSON object per line, and what the
 //! summary and the report are made from.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -48,6 +49,24 @@ pub struct Shown {
     pub shown: u64,
     /// Luma PSNR against the source picture of the same number.
     pub psnr_db: Option<f64>,
+}
+
+/// A line of `rates.jsonl`, about ten a second from the start of the sending
+/// process on. Counts are since then.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    pub at: u64,
+    /// The bandwidth estimate in bit/s; none without an estimator.
+    pub estimate: Option<u64>,
+    /// What the encoder was asked for, in bit/s.
+    pub encoder: u64,
+    /// RTP that left the estimator, with 28 bytes for IP and UDP each.
+    pub sent_bytes: u64,
+    /// Packets that transport-wide feedback calls lost.
+    pub lost: u64,
+    /// What the estimator says of itself, if it does.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub said: BTreeMap<String, String>,
 }
 
 pub fn write_lines<T: Serialize>(path: &Path, items: &[T]) -> Result<()> {

@@ -4,11 +4,13 @@
 
 mod background;
 mod child;
+mod estimator;
 mod events;
 mod link;
 mod log;
 mod plots;
 mod progress;
+mod rates;
 mod receive;
 mod record;
 mod report;
@@ -24,6 +26,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::estimator::Estimator;
 use crate::events::{Event, say};
 use crate::link::LinkWish;
 use dualstream_clip::source::{self, Clip, Size};
@@ -79,9 +82,13 @@ struct RunArgs {
     /// Send no more than this of the clip
     #[arg(long, value_parser = parse_seconds)]
     seconds: Option<f64>,
-    /// Rate of the emulated link, such as 2Mbps, or `direct` for loopback
+    /// Rate of the emulated link, such as 2Mbps, or `direct` for loopback; or
+    /// rates that take turns, with seconds: 1Mbps:10,3Mbps:10
     #[arg(long, default_value = "2Mbps")]
     link: LinkWish,
+    /// Whose estimate of the bandwidth the encoder follows, for comparisons
+    #[arg(long, hide = true, value_enum, default_value_t)]
+    estimator: Estimator,
     /// Folder for the recording and the report
     #[arg(long, default_value = "demo-out")]
     out: PathBuf,
@@ -102,9 +109,14 @@ struct SendArgs {
     host: String,
     #[arg(long)]
     port: u16,
+    #[arg(long, value_enum, default_value_t)]
+    estimator: Estimator,
     /// File to write down every coded frame in
     #[arg(long)]
     log: PathBuf,
+    /// File to write down the rates in
+    #[arg(long)]
+    rates: PathBuf,
 }
 
 #[derive(Args)]
@@ -138,7 +150,8 @@ fn main() -> ExitCode {
                 bitrate_kbps: args.bitrate,
                 refresh_interval: args.refresh_interval,
                 seconds: args.seconds,
-                link: args.link,
+                link: args.link.clone(),
+                estimator: args.estimator,
                 out: args.out.clone(),
             }),
             false,
@@ -195,7 +208,9 @@ fn send(args: &SendArgs) -> Result<ExitCode> {
         refresh_interval: args.refresh_interval,
         host: args.host.clone(),
         port: args.port,
+        estimator: args.estimator,
         log: args.log.clone(),
+        rates: args.rates.clone(),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -274,6 +289,8 @@ mod tests {
             &["--seconds=-1"],
             &["--seconds=inf"],
             &["--link=slow"],
+            &["--link=1Mbps:"],
+            &["--estimator=best"],
             &["--size=1280"],
             &["--refresh-interval=-1"],
             &["--what"],

@@ -8,7 +8,9 @@ use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
-use crate::log::{Coded, Shown};
+use crate::link::Step;
+use crate::log::{Coded, Rate, Shown};
+use crate::rates::capacity;
 use crate::stats::switches;
 
 pub type Plotted = Result<String, Box<dyn Error>>;
@@ -16,6 +18,8 @@ pub type Plotted = Result<String, Box<dyn Error>>;
 const WIDTH: u32 = 1160;
 const FONT: &str = "sans-serif";
 const LABEL: u32 = 17;
+/// Of the log of rates, for one rate that was sent.
+const RATE_SAMPLES: usize = 5;
 
 pub const DISPLAY: RGBColor = RGBColor(38, 110, 180);
 pub const BACKGROUND: RGBColor = RGBColor(235, 150, 20);
@@ -105,6 +109,97 @@ pub fn sizes(time: &Time, coded: &[Coded], fps: f64) -> Plotted {
         root.present()?;
     }
     Ok(svg)
+}
+
+/// Above what the link takes, the estimate and what is sent; below how long
+/// the pictures took.
+pub fn rates(time: &Time, steps: &[Step], rates: &[Rate], shown: &[Shown]) -> Plotted {
+    let start = rates.first().map_or(time.origin, |rate| rate.at);
+    let offset = time.at(start);
+    let mut link = Vec::new();
+    for (from, to, kbps) in capacity(steps, time.end - offset) {
+        let mbps = kbps as f64 / 1e3;
+        link.extend([(from + offset, mbps), (to + offset, mbps)]);
+    }
+    let estimate: Vec<_> = rates
+        .iter()
+        .filter_map(|rate| Some((time.at(rate.at), rate.estimate? as f64 / 1e6)))
+        .collect();
+    let sent: Vec<_> = rates
+        .windows(RATE_SAMPLES + 1)
+        .filter_map(|window| {
+            let (first, last) = (window.first()?, window.last()?);
+            let seconds = time.at(last.at) - time.at(first.at);
+            let bits = (last.sent_bytes - first.sent_bytes) as f64 * 8.0;
+            let middle = f64::midpoint(time.at(first.at), time.at(last.at));
+            Some((middle, bits / 1e6 / seconds.max(1e-3)))
+        })
+        .collect();
+    let latency: Vec<_> = shown
+        .iter()
+        .filter_map(|s| Some((time.at(placed(s)), s.latency_ms()?)))
+        .collect();
+    let top = |points: &[(f64, f64)], least| {
+        let highest = |top: f64, p: &(f64, f64)| if p.0 >= 0.0 { top.max(p.1) } else { top };
+        points.iter().fold(least, highest) * 1.08
+    };
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, 620)).into_drawing_area();
+        root.fill(&WHITE)?;
+        let (above, below) = root.split_vertically(350);
+        let high = [&link, &estimate, &sent]
+            .iter()
+            .fold(0.5, |high: f64, points| high.max(top(points, 0.0)));
+        let series: [Series<'_>; 3] = [
+            ("capacity", SWITCH, 3, &link),
+            ("estimate", DISPLAY, 2, &estimate),
+            ("sent, over 0.5 s", BACKGROUND, 2, &sent),
+        ];
+        legend_chart(&above, time, "Mbit/s", high, &series)?;
+        let series: [Series<'_>; 1] = [("latency of each picture", DISPLAY, 1, &latency)];
+        legend_chart(&below, time, "ms", top(&latency, 100.0), &series)?;
+        root.present()?;
+    }
+    Ok(svg)
+}
+
+/// Name, colour, width of the line, points.
+type Series<'a> = (&'a str, RGBColor, u32, &'a [(f64, f64)]);
+
+fn legend_chart(
+    area: &Area<'_>,
+    time: &Time,
+    unit: &str,
+    top: f64,
+    series: &[Series<'_>],
+) -> Result<(), Failed> {
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .margin_right(24)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..time.end, 0.0..top)?;
+    mesh(&mut chart, unit)?;
+    for &(name, colour, width, points) in series {
+        let style = ShapeStyle::from(&colour).stroke_width(width);
+        let within = points
+            .iter()
+            // A line that begins before the first picture starts at the edge.
+            .map(|&(t, v)| (t.clamp(0.0, time.end), v))
+            .collect::<Vec<_>>();
+        chart
+            .draw_series(LineSeries::new(within, style))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .label_font((FONT, LABEL, &INK))
+        .draw()?;
+    Ok(())
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;

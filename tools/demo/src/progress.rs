@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use crate::events::Showing;
+use crate::rates::Phase;
 use crate::stats::Summary;
 
 /// One updating line on a terminal, a line each second otherwise.
@@ -110,6 +111,16 @@ pub fn table(s: &Summary) -> String {
         ),
     ));
     rows.push(("link", s.setting.link.to_string()));
+    let phases: Vec<_> = s
+        .rates
+        .iter()
+        .flat_map(|rates| rates.phases.iter().map(Phase::row))
+        .collect();
+    rows.extend(
+        phases
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.clone())),
+    );
     let mut text = String::new();
     for (name, value) in rows {
         let _ = writeln!(text, "{name:<20} {value}");

@@ -8,6 +8,7 @@ use plotters::style::RGBColor;
 
 use crate::log::{Coded, Shown};
 use crate::plots::{self, Time};
+use crate::rates::Phase;
 use crate::stats::{FREEZE_MS, Summary};
 
 const STYLE: &str = "
@@ -27,7 +28,13 @@ svg { width: 100%; height: auto; }
 ";
 
 /// The page. Fails only if a plot cannot be drawn.
-pub fn page(summary: &Summary, coded: &[Coded], shown: &[Shown]) -> Result<String, Box<dyn Error>> {
+/// `rates` is a plot, of a link that changes.
+pub fn page(
+    summary: &Summary,
+    coded: &[Coded],
+    shown: &[Shown],
+    rates: Option<&str>,
+) -> Result<String, Box<dyn Error>> {
     let time = Time::of(coded, shown);
     let mut page = String::new();
     write!(
@@ -48,6 +55,13 @@ pub fn page(summary: &Summary, coded: &[Coded], shown: &[Shown]) -> Result<Strin
     verdict(&mut page, summary)?;
     table(&mut page, summary)?;
 
+    if let Some(svg) = rates {
+        let how = format!(
+            "The rates, on the wire and with IP and UDP, and the latency below; the estimator is {}.",
+            escape(&summary.setting.estimator)
+        );
+        section(&mut page, "How it followed the link", &how, "", svg)?;
+    }
     let switch = "<span class=\"dash\"></span>switch of the display stream";
     section(
         &mut page,
@@ -160,6 +174,16 @@ fn table(page: &mut String, s: &Summary) -> std::fmt::Result {
         "Codecs",
         format!("{}, {}", s.setting.encoder, s.setting.decoder),
     ));
+    let phases: Vec<_> = s
+        .rates
+        .iter()
+        .flat_map(|rates| rates.phases.iter().map(Phase::row))
+        .collect();
+    rows.extend(
+        phases
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.clone())),
+    );
     page.push_str("<table>\n");
     for (name, value) in rows {
         writeln!(page, "<tr><th>{name}</th><td>{}</td></tr>", escape(&value))?;

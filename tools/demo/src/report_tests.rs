@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 use super::*;
-use crate::link::LinkInfo;
-use crate::log::Sent;
+use crate::link::{LinkInfo, Step};
+use crate::log::{Rate, Sent};
+use crate::rates;
 use crate::stats::{Setting, coded, summarise};
 
 const MS: u64 = 1_000_000;
@@ -63,12 +64,14 @@ fn setting(source: &str) -> Setting {
             kbps: 2000,
             delay_ms: 20,
             queue_ms: 300,
+            steps: Vec::new(),
         },
         width: 1280,
         height: 720,
         fps: 30.0,
         bitrate_kbps: 1500,
         refresh_interval_ms: 2000,
+        estimator: "rtpgcc".into(),
         encoder: "x264enc".into(),
         decoder: "avdec_h264".into(),
     }
@@ -76,7 +79,7 @@ fn setting(source: &str) -> Setting {
 
 fn made(source: &str, sent: &[Sent], shown: &[Shown]) -> String {
     let summary = summarise(sent, shown, setting(source), &["<broken> & \"bad\"".into()]);
-    page(&summary, &coded(sent), shown).unwrap()
+    page(&summary, &coded(sent), shown, None).unwrap()
 }
 
 #[track_caller]
@@ -174,4 +177,34 @@ fn nothing_is_loaded_from_outside() {
 #[test]
 fn a_run_without_a_single_picture_has_a_page_too() {
     parsed(&made("clip.mp4", &[], &[]));
+}
+
+#[test]
+fn a_link_that_changes_has_a_plot_of_its_rates() {
+    let (sent, shown) = logs();
+    let rates: Vec<Rate> = (0..60)
+        .map(|n| Rate {
+            // The link was there before the first picture.
+            at: shown[0].shown - 500 * MS + n * 100 * MS,
+            estimate: Some(900_000 + n * 10_000),
+            encoder: 900_000,
+            sent_bytes: n * 12_000,
+            ..Rate::default()
+        })
+        .collect();
+    let steps = [1000, 3000].map(|kbps| Step { kbps, ms: 2000 });
+    let time = Time::of(&coded(&sent), &shown);
+    let svg = plots::rates(&time, &steps, &rates, &shown).unwrap();
+    for text in ["capacity", "estimate", "Mbit/s", "latency of each picture"] {
+        assert!(svg.contains(text), "{text}");
+    }
+    assert!(!svg.contains("NaN"));
+    // Nothing was sent yet.
+    plots::rates(&time, &steps, &[], &[]).unwrap();
+
+    let mut summary = summarise(&sent, &shown, setting("clip"), &[]);
+    summary.rates = rates::figures(&steps, &rates, &shown);
+    let page = page(&summary, &coded(&sent), &shown, Some(&svg)).unwrap();
+    assert!(page.contains("How it followed the link"));
+    parsed(&page);
 }

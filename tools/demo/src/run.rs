@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::child::{Child, Heard, Who};
+use crate::estimator::Estimator;
 use crate::events::Event;
-use crate::link::{Link, LinkWish};
-use crate::log::{Sent, Shown, read_lines};
+use crate::link::{self, Link, LinkInfo, LinkWish};
+use crate::log::{Rate, Sent, Shown, read_lines};
+use crate::plots::{self, Time};
 use crate::progress::Progress;
 use crate::stats::{Setting, Summary, coded, summarise};
-use crate::{progress, report};
+use crate::{progress, rates, report};
 use dualstream_clip::source::{Clip, ClipInfo};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -38,6 +40,7 @@ pub struct Options {
     pub refresh_interval: u32,
     pub seconds: Option<f64>,
     pub link: LinkWish,
+    pub estimator: Estimator,
     pub out: PathBuf,
 }
 
@@ -55,7 +58,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .context("cannot watch for signals")?;
 
     let mut out = std::io::stdout().lock();
-    let (link, why) = Link::choose(options.link);
+    let (link, why) = Link::choose(&options.link, &options.out);
     writeln!(
         out,
         "clip: {}, {}x{}, {} frames/s",
@@ -94,6 +97,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         fps: info.fps,
         bitrate_kbps: u64::from(options.bitrate_kbps),
         refresh_interval_ms: u64::from(options.refresh_interval),
+        estimator: options.estimator.name().into(),
         encoder: session.encoder.clone(),
         decoder: session.decoder.clone(),
     };
@@ -122,9 +126,20 @@ fn give_back(out: &Path) {
 const VIDEO: &str = "received.mp4";
 const SENDER_LOG: &str = "sender.jsonl";
 const RECEIVER_LOG: &str = "receiver.jsonl";
+const RATES_LOG: &str = "rates.jsonl";
+const RATES_PLOT: &str = "rates.svg";
 const SUMMARY: &str = "summary.json";
 const REPORT: &str = "report.html";
-const FILES: [&str; 5] = [VIDEO, SENDER_LOG, RECEIVER_LOG, SUMMARY, REPORT];
+const FILES: [&str; 8] = [
+    VIDEO,
+    SENDER_LOG,
+    RECEIVER_LOG,
+    RATES_LOG,
+    RATES_PLOT,
+    SUMMARY,
+    REPORT,
+    link::TRACE,
+];
 
 /// In a process of its own: a decoder that crashes on a broken file does not
 /// take the demo along.
@@ -205,6 +220,8 @@ impl Session {
             .arg(format!("--bitrate={}", options.bitrate_kbps * 1000))
             .arg(format!("--refresh-interval={}", options.refresh_interval));
         command.arg("--log").arg(out.join(SENDER_LOG));
+        command.arg("--rates").arg(out.join(RATES_LOG));
+        command.arg(format!("--estimator={}", options.estimator.name()));
         if let Some(seconds) = options.seconds {
             command.arg(format!("--seconds={seconds}"));
         }
@@ -345,13 +362,30 @@ fn conclude(out: &Path, setting: Setting, errors: &[String]) -> Result<ExitCode>
     let mut errors = errors.to_vec();
     let sent: Vec<Sent> = or_note(read_lines(&out.join(SENDER_LOG)), &mut errors);
     let shown: Vec<Shown> = or_note(read_lines(&out.join(RECEIVER_LOG)), &mut errors);
-    let summary = summarise(&sent, &shown, setting, &errors);
+    let rates: Vec<Rate> = or_note(read_lines(&out.join(RATES_LOG)), &mut errors);
+    let steps = match &setting.link {
+        LinkInfo::Rattan { steps, .. } => steps.clone(),
+        LinkInfo::Direct => Vec::new(),
+    };
+    let mut summary = summarise(&sent, &shown, setting, &errors);
+    summary.rates = rates::figures(&steps, &rates, &shown);
     let write = |name: &str, text: String| {
         let path = out.join(name);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     write(SUMMARY, serde_json::to_string_pretty(&summary)? + "\n")?;
-    let page = report::page(&summary, &coded(&sent), &shown).map_err(|e| anyhow!("report: {e}"))?;
+    let coded = coded(&sent);
+    let failed = |e| anyhow!("report: {e}");
+    let plot = summary
+        .rates
+        .is_some()
+        .then(|| plots::rates(&Time::of(&coded, &shown), &steps, &rates, &shown))
+        .transpose()
+        .map_err(failed)?;
+    if let Some(plot) = &plot {
+        write(RATES_PLOT, plot.clone())?;
+    }
+    let page = report::page(&summary, &coded, &shown, plot.as_deref()).map_err(failed)?;
     write(REPORT, page)?;
     print_result(out, &summary)?;
     Ok(if summary.problems.is_empty() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use gst::prelude::*;
 
+use crate::estimator::{Estimator, Watch};
 use crate::events::{Event, Order, Orders, say, wall_clock};
 use crate::log::{Coded, Sent, write_lines};
 use crate::tag::{Numbers, Tag, captured, codec_in, note_stats};
@@ -30,7 +31,9 @@ pub struct Options {
     pub refresh_interval: u32,
     pub host: String,
     pub port: u16,
+    pub estimator: Estimator,
     pub log: PathBuf,
+    pub rates: PathBuf,
 }
 
 #[derive(Default)]
@@ -70,35 +73,21 @@ fn run(options: &Options, record: &Shared) -> Result<()> {
     let orders = Orders::listen();
     let mut pictures = Pictures::open(&options.clip)?;
     let first = pictures.read()?.context("there is no video in it")?;
-    let sender = Sender::new(options, &first, record)?;
-    say(&Event::Hello {
-        rattan_id: std::env::var("RATTAN_ID").ok(),
-    });
-    let end = sender.pump(options, first, &mut pictures, record, &orders);
-    // The receiver may end the session from here on, and the figures with it.
-    note_stats(&sender.sink);
-    if end.as_ref().is_ok_and(|end| *end == End::AllSent) {
-        say(&Event::AllSent {
-            pictures: lock(record).pictures,
-            encoder: codec_in(&sender.sink, "Codec/Encoder"),
-        });
-        // Repairs may still be asked for.
-        while orders.wait(SLICE) != Some(Order::Stop) {
-            sender.check()?;
-        }
-    }
-    end?;
+    let mut sender = Sender::new(options, &first, record)?;
+    let result = sender.send(options, first, &mut pictures, record, &orders);
+    let written = sender.watch.write();
+    result.and(written)?;
     let untagged = lock(record).untagged;
     if untagged > 0 {
         bail!("{untagged} coded frames had no frame tag");
     }
     Ok(())
 }
-
 struct Sender {
     pipeline: gst::Pipeline,
     source: gst_app::AppSrc,
     sink: gst::Element,
+    watch: Watch,
 }
 
 impl Drop for Sender {
@@ -135,17 +124,47 @@ impl Sender {
             .and_then(|bin| bin.by_name("encoder"))
             .context("dualwebrtcsink has no child `encoder`")?;
         watch_encoder(&encoder, record);
+        let watch = Watch::new(options.estimator, &sink, &encoder, options.rates.clone())?;
 
         let sender = Self {
             pipeline,
             source,
             sink,
+            watch,
         };
         if sender.pipeline.set_state(gst::State::Playing).is_err() {
             sender.check()?;
             bail!("the sending pipeline does not start");
         }
         Ok(sender)
+    }
+
+    fn send(
+        &mut self,
+        options: &Options,
+        first: gst::Sample,
+        pictures: &mut Pictures,
+        record: &Shared,
+        orders: &Orders,
+    ) -> Result<()> {
+        say(&Event::Hello {
+            rattan_id: std::env::var("RATTAN_ID").ok(),
+        });
+        let end = self.pump(options, first, pictures, record, orders);
+        // The receiver may end the session from here on, and the figures with it.
+        note_stats(&self.sink);
+        if end.as_ref().is_ok_and(|end| *end == End::AllSent) {
+            say(&Event::AllSent {
+                pictures: lock(record).pictures,
+                encoder: codec_in(&self.sink, "Codec/Encoder"),
+            });
+            // Repairs may still be asked for.
+            while orders.wait(SLICE) != Some(Order::Stop) {
+                self.check()?;
+                self.watch.sample();
+            }
+        }
+        end.map(drop)
     }
 
     /// An error of the pipeline, if it has one.
@@ -159,7 +178,7 @@ impl Sender {
 
     /// Hands over every picture, and waits until the encoder has the last.
     fn pump(
-        &self,
+        &mut self,
         options: &Options,
         first: gst::Sample,
         pictures: &mut Pictures,
@@ -173,6 +192,7 @@ impl Sender {
         let mut progress = Progress::new();
         let mut next = Some(first);
         while let Some(sample) = next {
+            self.watch.sample();
             let time = time_of(&sample).context("a picture has no time")?;
             let pts = time.saturating_sub(origin);
             if limit.is_some_and(|limit| pts >= limit) {
@@ -181,6 +201,7 @@ impl Sender {
             while self.source.current_level_buffers() >= AHEAD {
                 self.check()?;
                 progress.tell(record);
+                self.watch.sample();
                 if orders.wait(SLICE) == Some(Order::Stop) {
                     return Ok(End::Stopped);
                 }
@@ -201,6 +222,7 @@ impl Sender {
         loop {
             self.check()?;
             progress.tell(record);
+            self.watch.sample();
             let (pictures, captured) = {
                 let record = lock(record);
                 (record.pictures, record.captured)

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::link::LinkInfo;
 use crate::log::{Coded, Sent, Shown};
+use crate::rates::Figures;
 
 /// A gap between two shown pictures is a freeze when it is longer by this
 /// than the gap between their captures.
@@ -44,6 +45,7 @@ pub struct Setting {
     pub fps: f64,
     pub bitrate_kbps: u64,
     pub refresh_interval_ms: u64,
+    pub estimator: String,
     pub encoder: String,
     pub decoder: String,
 }
@@ -75,6 +77,9 @@ pub struct Summary {
     pub key_frames_display: u64,
     pub largest_frame_bytes: [u64; 2],
     pub streams: [StreamFigures; 2],
+    /// On a link that changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Figures>,
     #[serde(flatten)]
     pub setting: Setting,
     /// Why the run does not count as good; empty when it does.
@@ -95,7 +100,7 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-fn ms(ns: i128) -> f64 {
+pub fn ms(ns: i128) -> f64 {
     ns as f64 / 1e6
 }
 
@@ -312,6 +317,7 @@ pub fn summarise(sent: &[Sent], shown: &[Shown], setting: Setting, errors: &[Str
         largest_frame_bytes: streams
             .map(|s| s.largest_display_bytes.max(s.largest_background_bytes)),
         streams,
+        rates: None,
         setting,
         problems: errors.to_vec(),
     };
@@ -349,7 +355,7 @@ fn problems(s: &Summary, untimed: usize) -> Vec<String> {
     found
 }
 
-fn round(value: f64, digits: i32) -> f64 {
+pub fn round(value: f64, digits: i32) -> f64 {
     let factor = 10f64.powi(digits);
     (value * factor).round() / factor
 }

@@ -50,6 +50,7 @@ fn setting() -> Setting {
         fps: 25.0,
         bitrate_kbps: 1500,
         refresh_interval_ms: 2000,
+        estimator: "rtpgcc".into(),
         encoder: "x264enc".into(),
         decoder: "avdec_h264".into(),
     }

@@ -787,11 +787,13 @@ fn nothing_locks_up_when_everything_comes_at_once() {
         let segment = gst::FormattedSegment::<gst::ClockTime>::new();
         gst::event::Segment::new(&segment)
     };
+    let order = std::sync::Mutex::new(());
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut n = 0u16;
             while Instant::now() < until {
                 n = n.wrapping_add(1);
+                let _held = order.lock().unwrap();
                 // Flushing at times, as it should be.
                 let _ = feed.push(packet(96, u32::from(n % 5), n, n.is_multiple_of(3)));
                 match n % 100 {
@@ -829,7 +831,10 @@ fn nothing_locks_up_when_everything_comes_at_once() {
         scope.spawn(|| {
             while Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(7));
+                // A flush may come while a packet is on its way. Between its end
+                // and the next segment there is no packet.
                 feed.push_event(gst::event::FlushStart::new());
+                let _held = order.lock().unwrap();
                 feed.push_event(gst::event::FlushStop::new(true));
                 feed.push_event(segment());
             }

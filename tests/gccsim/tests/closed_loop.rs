@@ -133,6 +133,23 @@ fn a_policer_is_found_by_its_losses() {
     between(outcome.loss(), 0.0, 0.03, "loss");
 }
 
+/// The first burst is above the link and loses much. When the link takes more,
+/// what was lost then must not hold the rate for long.
+#[test]
+fn a_burst_of_losses_at_the_start_is_soon_forgotten() {
+    let steps = steps(&[1000, 3000], 5);
+    let mut scenario = Scenario::new(Capacity::Steps(steps), secs(30));
+    scenario.queue = Duration::from_millis(60);
+    let config = Config {
+        start: Bitrate::from_kbps(4000),
+        ..Config::default()
+    };
+    let outcome = run(&scenario, &config, &Tuning::default()).expect("valid");
+    between(outcome.loss(), 0.0005, 0.05, "loss");
+    let rise = outcome.reached(5.0, 30.0).expect("the rise is followed");
+    between(rise, 0.5, 12.0, "rise");
+}
+
 #[test]
 fn flows_share_alike() {
     for (flows, least) in [(2, 0.95), (3, 0.8), (4, 0.8)] {

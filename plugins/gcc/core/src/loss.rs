@@ -23,6 +23,10 @@ const LONGEST: Duration = Duration::from_secs(2);
 const OBSERVATIONS: usize = 150;
 /// ... no older than this.
 const AGE: Duration = Duration::from_secs(15);
+/// A bottleneck limits the rate only while more than the inherent loss and this
+/// was lost of late: then the rate is tried again.
+const BLAME: f64 = 0.01;
+const LATELY: Duration = Duration::from_secs(2);
 /// With fewer than these nothing is blamed.
 const LEAST_OBSERVATIONS: usize = 8;
 /// Observations from one verdict to the next.
@@ -141,6 +145,21 @@ impl LossModel {
         self.smoothed
     }
 
+    /// Share lost of late.
+    fn lately(&self) -> f64 {
+        let Some(last) = self.observations.back() else {
+            return 0.0;
+        };
+        let (lost, packets) = self
+            .observations
+            .iter()
+            .filter(|o| last.at.since(o.at) < LATELY)
+            .fold((0.0, 0.0), |(lost, all), o| {
+                (lost + o.lost, all + o.packets)
+            });
+        lost / f64::max(packets, 1.0)
+    }
+
     fn judge(&self) -> Verdict {
         let alone = self.fit(f64::INFINITY);
         let mut best = alone;
@@ -165,7 +184,7 @@ impl LossModel {
         // Losses in bursts scatter more than single ones, and weigh less.
         let scatter = (best.scatter / self.observations.len().max(1) as f64).max(1.0);
         let gain = (best.likelihood - alone.likelihood) / scatter;
-        if gain < EVIDENCE {
+        if gain < EVIDENCE || self.lately() <= best.inherent + BLAME {
             return Verdict {
                 inherent: alone.inherent,
                 bottleneck: None,

@@ -24,6 +24,7 @@ from pathlib import Path
 PLUGINS = {
     "dualstream": ["dualh264dec", "dualh264enc", "rtphdrextdualstream", "rtptrickle"],
     "feedback": ["rtcpiframefeedback"],
+    "flexfec": ["rtpflexfecdec", "rtpflexfecenc"],
     "gcc": ["rtpgcc", "rtpremb"],
     "pacer": ["rtppacer"],
     "dualwebrtc": ["dualwebrtcsink", "dualwebrtcsrc"],

@@ -325,6 +325,8 @@ fn bitrate_changes_in_place_and_each_frame_fits_one_frame_time() {
     );
     bench.send(0, event);
     assert_eq!(bench.encoder.property::<u32>("bitrate"), 1_500_000);
+    let configured: u32 = bench.encoder.property("configured-bitrate");
+    assert_eq!(configured, 400_000, "an estimate does not set it");
     let (mean, _) = rate(&mut bench);
     assert!((1_100_000..1_580_000).contains(&mean), "{mean}");
     assert_eq!(bench.frames().iter().filter(|f| f.key).count(), 1);

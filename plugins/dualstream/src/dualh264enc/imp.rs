@@ -562,6 +562,12 @@ impl ObjectImpl for DualH264Enc {
                     .default_value(d.bitrate)
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecUInt::builder("configured-bitrate")
+                    .nick("Configured Bitrate")
+                    .blurb("What bitrate was set to last, in bit/s, whatever an estimator's event has made of it since")
+                    .default_value(d.bitrate)
+                    .read_only()
+                    .build(),
                 glib::ParamSpecUInt::builder("min-bitrate")
                     .nick("Minimum Bitrate")
                     .blurb("Lower limit of what an estimator's event can set, in bit/s")
@@ -689,6 +695,7 @@ impl ObjectImpl for DualH264Enc {
                 let bps = self.router.imp().target().as_bps();
                 u32::try_from(bps).unwrap_or(u32::MAX).to_value()
             }
+            "configured-bitrate" => s.bitrate.to_value(),
             "min-bitrate" => s.min_bitrate.to_value(),
             "max-bitrate" => s.max_bitrate.to_value(),
             "refresh-interval" => s.refresh_interval.to_value(),

@@ -10,8 +10,10 @@ use gst::glib;
 
 mod dualwebrtcsink;
 mod dualwebrtcsrc;
+mod fec;
 mod peer;
 mod properties;
+mod repair;
 mod requirements;
 mod rtp;
 mod sdp;

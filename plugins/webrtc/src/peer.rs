@@ -11,6 +11,7 @@ use gst::prelude::*;
 use gst_webrtc::{WebRTCPeerConnectionState, WebRTCSDPType, WebRTCSessionDescription};
 
 use crate::properties::Settings;
+use crate::repair::Repair;
 use crate::{requirements, rtp};
 
 #[derive(Debug)]
@@ -73,6 +74,7 @@ pub struct Peer {
     activity: Arc<Activity>,
     /// The RTP session's element, once there is one.
     session: Arc<Mutex<Option<gst::Element>>>,
+    repair: Repair,
     post: Post,
 }
 
@@ -98,6 +100,7 @@ impl Peer {
             webrtcbin,
             activity: Arc::new(Activity::new()),
             session: Arc::default(),
+            repair: Repair::default(),
             post,
         };
         peer.connect_signals();
@@ -126,14 +129,15 @@ impl Peer {
         else {
             return;
         };
-        rtpbin.connect("new-jitterbuffer", false, |values| {
+        let repair = self.repair.clone();
+        rtpbin.connect("new-jitterbuffer", false, move |values| {
+            let jitterbuffer = values[1].get::<gst::Element>().ok()?;
             // The standby sends when it likes: a packet that does not come on
             // time is not a lost one.
-            if let Ok(jitterbuffer) = values[1].get::<gst::Element>()
-                && jitterbuffer.has_property("rtx-next-seqnum")
-            {
+            if jitterbuffer.has_property("rtx-next-seqnum") {
                 jitterbuffer.set_property("rtx-next-seqnum", false);
             }
+            repair.add(&jitterbuffer);
             None
         });
         let role = self.role;
@@ -155,6 +159,10 @@ impl Peer {
 
     pub fn webrtcbin(&self) -> &gst::Element {
         &self.webrtcbin
+    }
+
+    pub fn repair(&self) -> &Repair {
+        &self.repair
     }
 
     pub fn activity(&self) -> &Arc<Activity> {

@@ -7,6 +7,7 @@ use gst::glib;
 use gst::prelude::*;
 use gstrswebrtc::signaller::Signallable;
 
+use crate::fec::Wish;
 use crate::server::{self, SignallingServer};
 
 #[derive(Clone, Debug)]
@@ -19,6 +20,7 @@ pub struct Settings {
     pub server_port: u16,
     /// In ms, 0 for ever.
     pub connect_timeout: u32,
+    pub fec: Wish,
 }
 
 impl Default for Settings {
@@ -31,6 +33,7 @@ impl Default for Settings {
             server_host: "0.0.0.0".into(),
             server_port: 8443,
             connect_timeout: 20_000,
+            fec: Wish::default(),
         }
     }
 }
@@ -117,6 +120,11 @@ impl Settings {
                 .default_value(default.connect_timeout)
                 .mutable_ready()
                 .build(),
+            glib::ParamSpecEnum::builder_with_default("fec", default.fec)
+                .nick("FEC")
+                .blurb("Forward error correction that is offered or answered, beside retransmissions; the field fec of stats says what the peer made of it")
+                .mutable_ready()
+                .build(),
         ]
     }
 
@@ -148,6 +156,7 @@ impl Settings {
             "connect-timeout" => {
                 self.connect_timeout = value.get().expect("type checked upstream");
             }
+            "fec" => self.fec = value.get().expect("type checked upstream"),
             _ => return false,
         }
         true
@@ -166,6 +175,7 @@ impl Settings {
             "signalling-server-host" => self.server_host.to_value(),
             "signalling-server-port" => u32::from(self.server_port).to_value(),
             "connect-timeout" => self.connect_timeout.to_value(),
+            "fec" => self.fec.to_value(),
             _ => return None,
         })
     }

@@ -28,9 +28,13 @@ pub const SENDER: &[Requirement] = &[
     ("rtptrickle", "the dualstream plugin (libgstdualstream)"),
     ("rtppacer", "the pacer plugin (libgstpacer)"),
     ("rtpgcc", "the gcc plugin (libgstgcc)"),
+    ("rtpflexfecenc", "the flexfec plugin (libgstflexfec)"),
 ];
 
-pub const RECEIVER: &[Requirement] = &[("dualh264dec", "the dualstream plugin (libgstdualstream)")];
+pub const RECEIVER: &[Requirement] = &[
+    ("dualh264dec", "the dualstream plugin (libgstdualstream)"),
+    ("rtpflexfecdec", "the flexfec plugin (libgstflexfec)"),
+];
 
 /// The first element that cannot be made, as an error for the user.
 pub fn check(own: &[Requirement]) -> Result<(), gst::ErrorMessage> {

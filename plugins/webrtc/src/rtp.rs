@@ -11,8 +11,9 @@ pub const TWCC_URI: &str =
 pub const FRAME_URI: &str = "urn:x-gst-dualstream:frame:1";
 pub const NTP_URI: &str = "urn:ietf:params:rtp-hdrext:ntp-64";
 
-/// Header extensions with the ids that dualwebrtcsink offers.
-pub const EXTENSIONS: [(u16, &str); 3] = [(3, TWCC_URI), (4, FRAME_URI), (5, NTP_URI)];
+/// Header extensions with the ids that dualwebrtcsink offers. rtpredenc 1.22
+/// writes the transport-wide number under 1, whatever the caps say.
+pub const EXTENSIONS: [(u16, &str); 3] = [(1, TWCC_URI), (4, FRAME_URI), (5, NTP_URI)];
 
 /// Largest RTP packet.
 pub const MTU: u32 = 1200;
@@ -276,6 +277,6 @@ mod tests {
         assert_eq!(s.get::<u32>("ssrc"), Ok(7));
         // What the sink offers, the source can answer.
         assert!(answer_caps(&EXTENSIONS).can_intersect(&caps));
-        assert!(!answer_caps(&[(3, FRAME_URI)]).can_intersect(&caps));
+        assert!(!answer_caps(&[(1, FRAME_URI)]).can_intersect(&caps));
     }
 }

@@ -24,6 +24,8 @@ pub struct Media {
     frame_complete: Vec<u8>,
     /// Some payload type has `transport-cc`.
     transport_cc: bool,
+    /// RED and ULPFEC are to be answered. Not read here.
+    pub ulpfec: bool,
 }
 
 impl Media {

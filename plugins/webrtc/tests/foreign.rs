@@ -41,6 +41,7 @@ fn a_foreign_receiver_gets_a_single_stream() {
     let foreign = foreign.play();
     wait_for("pictures", || seen.count() >= 30);
     assert!(!sender.stat::<bool>("sink", "dual"));
+    assert_eq!(sender.stat::<String>("sink", "fec"), "none");
     assert_eq!(
         sender.stat::<String>("sink", "reason"),
         "the peer does not send frame-complete messages"
@@ -75,6 +76,8 @@ fn a_foreign_sender_is_received() {
     let foreign = foreign.play();
     wait_for("pictures", || seen.count() >= 30);
     assert!(!receiver.stats("src").has_field("feedback-1"));
+    // What it offers by default.
+    assert_eq!(receiver.stat::<String>("src", "fec"), "ulpfec");
     drop(foreign);
     wait_for("the end of the session", || {
         receiver.stat::<String>("src", "session") == "none"

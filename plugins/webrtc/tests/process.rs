@@ -19,6 +19,7 @@ fn plugins(test: &str) -> PathBuf {
     for name in [
         "libgstdualstream.so",
         "libgstfeedback.so",
+        "libgstflexfec.so",
         "libgstgcc.so",
         "libgstpacer.so",
         "libgstdualwebrtc.so",

@@ -14,6 +14,7 @@ pub fn init() {
         gst::init().expect("GStreamer starts");
         gstdualstream::plugin_register_static().expect("plugin dualstream");
         gstfeedback::plugin_register_static().expect("plugin feedback");
+        gstflexfec::plugin_register_static().expect("plugin flexfec");
         gstgcc::plugin_register_static().expect("plugin gcc");
         gstpacer::plugin_register_static().expect("plugin pacer");
         gstdualwebrtc::plugin_register_static().expect("plugin dualwebrtc");

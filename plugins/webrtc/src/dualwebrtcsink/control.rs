@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Congestion control: `rtppacer ! rtpgcc` in front of the RTP session, and
-//! the bitrate that the user gave the encoder as their upper limit.
+//! the bitrate that the user gave the encoder as their upper limit. The FEC
+//! encoders stand before them and take their share of the estimate.
 //!
 //! ```text
-//! encoder <- payloader <- rtprtxsend <- [ rtppacer <- rtpgcc ] <- rtpsession
+//! encoder <- payloader <- rtprtxsend <- [ FEC <- rtppacer <- rtpgcc ] <- rtpsession
 //!         application/x-network-estimate              RTPTWCCPackets
 //! ```
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use gst::glib;
 use gst::prelude::*;
 
+use super::fec::{Encoders, Protected};
 use crate::requirements::make;
 
 /// How the rate of the encoder follows the network.
@@ -29,16 +31,24 @@ pub enum CongestionControl {
     None,
 }
 
+/// Property of the encoder: its bitrate, estimates aside.
+const CONFIGURED: &str = "configured-bitrate";
+
 #[derive(Debug, Default)]
 struct Rates {
     /// What the user gave the encoder.
     ceiling: u32,
+    /// What it was given last, by the user or by us. An estimate may change its
+    /// bitrate between a change by the user and the word of it.
+    configured: u32,
     /// The last estimate that went to the encoder, while there is a session.
     estimate: Option<u64>,
     /// Our value of the estimator's `max-bitrate`.
     limit: Option<u32>,
     /// Our value of the pacer's `bitrate`.
     paced: Option<u64>,
+    /// The user's value of the pacer's `priorities`, while ours is in force.
+    priorities: Option<Option<gst::Structure>>,
 }
 
 /// The two elements are made once, so that they can be set up before a session
@@ -59,7 +69,11 @@ impl Control {
             encoder: encoder.clone(),
             rates: Arc::default(),
         };
-        control.rates.lock().unwrap().ceiling = encoder.property("bitrate");
+        {
+            let mut rates = control.rates.lock().unwrap();
+            rates.configured = encoder.property(CONFIGURED);
+            rates.ceiling = rates.configured;
+        }
         let (rates, estimator) = (control.rates.clone(), control.estimator.downgrade());
         encoder.connect_notify(Some("bitrate"), move |encoder, _| {
             if let Some(estimator) = estimator.upgrade() {
@@ -81,7 +95,7 @@ impl Control {
             rates.estimate = Some(u64::from(start));
             bitrate
         };
-        self.encoder.set_property("bitrate", bitrate);
+        configure(&self.rates, &self.encoder, bitrate);
         if self.pacer.property::<u64>("bitrate") == 0 {
             let bitrate = u64::from(bitrate);
             self.rates.lock().unwrap().paced = Some(bitrate);
@@ -111,18 +125,35 @@ impl Control {
         follow(&self.rates, &self.estimator);
     }
 
+    /// Packets of this payload type are FEC to the pacer.
+    fn mark_fec(&self, payload_type: u8) {
+        let users: Option<gst::Structure> = self.pacer.property("priorities");
+        let mut ours = users
+            .clone()
+            .unwrap_or_else(|| gst::Structure::new_empty("priorities"));
+        let field = format!("pt-{payload_type}");
+        if !ours.has_field(&field) {
+            ours.set(field, "fec");
+        }
+        self.rates.lock().unwrap().priorities.get_or_insert(users);
+        self.pacer.set_property("priorities", ours);
+    }
+
     /// Encoder and pacer are as the user has set them.
     fn restore(&self) {
-        let (ceiling, paced) = {
+        let (ceiling, paced, priorities) = {
             let mut rates = self.rates.lock().unwrap();
             rates.estimate = None;
-            (rates.ceiling, rates.paced.take())
+            (rates.ceiling, rates.paced.take(), rates.priorities.take())
         };
+        if let Some(priorities) = priorities {
+            self.pacer.set_property("priorities", priorities);
+        }
         if paced.is_some_and(|ours| self.pacer.property::<u64>("bitrate") == ours) {
             self.pacer.set_property("bitrate", 0u64);
         }
         if self.encoder.property::<u32>("bitrate") != ceiling {
-            self.encoder.set_property("bitrate", ceiling);
+            configure(&self.rates, &self.encoder, ceiling);
         }
     }
 }
@@ -134,25 +165,30 @@ fn within(encoder: &gst::Element, bps: u64) -> u32 {
     bps.min(most).max(least.min(most))
 }
 
+/// Gives the encoder a bitrate that is not the user's.
+fn configure(rates: &Mutex<Rates>, encoder: &gst::Element, bitrate: u32) {
+    rates.lock().unwrap().configured = bitrate;
+    encoder.set_property("bitrate", bitrate);
+}
+
 /// The encoder's bitrate has changed: by an estimate, on the thread that
-/// brought it, or by the user.
+/// brought it, by us, or by the user.
 fn on_bitrate(rates: &Mutex<Rates>, encoder: &gst::Element, estimator: &gst::Element) {
-    let bitrate: u32 = encoder.property("bitrate");
+    let bitrate: u32 = encoder.property(CONFIGURED);
     let estimate = {
         let mut rates = rates.lock().unwrap();
-        let estimate = rates.estimate.map(|bps| within(encoder, bps));
-        if estimate == Some(bitrate) {
+        if rates.configured == bitrate {
             return;
         }
-        rates.ceiling = bitrate;
-        estimate
+        (rates.configured, rates.ceiling) = (bitrate, bitrate);
+        rates.estimate.map(|bps| within(encoder, bps))
     };
     follow(rates, estimator);
     // The network does not take more for that.
     if let Some(estimate) = estimate
         && estimate < bitrate
     {
-        encoder.set_property("bitrate", estimate);
+        configure(rates, encoder, estimate);
     }
 }
 
@@ -179,26 +215,45 @@ fn follow(rates: &Mutex<Rates>, estimator: &gst::Element) {
 /// them back when it is dropped.
 pub struct AuxSender {
     bin: gst::Bin,
-    control: Control,
+    chain: Vec<gst::Element>,
+    fec: Option<Encoders>,
+    control: Option<Control>,
 }
 
 impl AuxSender {
-    pub fn new(control: Control, webrtcbin: &gst::Element) -> Result<Self, glib::BoolError> {
+    /// None if there is nothing to put there.
+    pub fn new(
+        fec: Option<Encoders>,
+        control: Option<Control>,
+        webrtcbin: &gst::Element,
+    ) -> Result<Option<Self>, glib::BoolError> {
+        let mut chain = Vec::new();
+        if let Some(fec) = &fec {
+            fec.idle();
+            chain.extend(fec.elements().iter().cloned());
+        }
+        if let Some(control) = &control {
+            control.estimator.set_property("expect-feedback", false);
+            control.follow();
+            chain.extend([control.pacer.clone(), control.estimator.clone()]);
+        }
         let aux = Self {
             bin: gst::Bin::with_name("aux-sender"),
+            chain,
+            fec,
             control,
         };
-        let (pacer, estimator) = (&aux.control.pacer, &aux.control.estimator);
-        aux.bin.add_many([pacer, estimator])?;
-        pacer.link(estimator)?;
-        for (element, name) in [(pacer, "sink"), (estimator, "src")] {
+        let (Some(first), Some(last)) = (aux.chain.first(), aux.chain.last()) else {
+            return Ok(None);
+        };
+        aux.bin.add_many(&aux.chain)?;
+        gst::Element::link_many(&aux.chain)?;
+        for (element, name) in [(first, "sink"), (last, "src")] {
             let pad = element
                 .static_pad(name)
                 .ok_or_else(|| glib::bool_error!("{} has no pad {name}", element.name()))?;
             aux.bin.add_pad(&gst::GhostPad::with_target(&pad)?)?;
         }
-        aux.control.estimator.set_property("expect-feedback", false);
-        aux.control.follow();
         // With all in one bundle there is one session.
         let bin = Mutex::new(Some(aux.bin.clone()));
         webrtcbin.connect("request-aux-sender", false, move |_| {
@@ -210,30 +265,46 @@ impl AuxSender {
             }
             Some(bin.to_value())
         });
-        Ok(aux)
+        Ok(Some(aux))
     }
 
-    pub fn control(&self) -> &Control {
-        &self.control
+    pub fn control(&self) -> Option<&Control> {
+        self.control.as_ref()
     }
 
     /// Whether the answer promises transport-wide feedback.
     pub fn set_feedback(&self, expected: bool) {
-        let estimator = &self.control.estimator;
-        estimator.set_property("expect-feedback", expected);
-        if expected {
-            self.control.begin();
+        if let Some(control) = &self.control {
+            control.estimator.set_property("expect-feedback", expected);
+            if expected {
+                control.begin();
+            }
+        }
+    }
+
+    /// Stream `index` gets FEC.
+    pub fn protect(&self, index: usize, what: Protected, nack: bool) {
+        if let Some(fec) = &self.fec {
+            if let Some(control) = &self.control {
+                control.mark_fec(what.payload_type);
+            }
+            fec.protect(index, what, nack);
         }
     }
 }
 
 impl Drop for AuxSender {
     fn drop(&mut self) {
-        for element in [&self.control.pacer, &self.control.estimator] {
+        for element in &self.chain {
             // In a bin that was not started, or was stopped before.
             let _ = element.set_state(gst::State::Null);
             let _ = self.bin.remove(element);
         }
-        self.control.restore();
+        if let Some(fec) = &self.fec {
+            fec.idle();
+        }
+        if let Some(control) = &self.control {
+            control.restore();
+        }
     }
 }

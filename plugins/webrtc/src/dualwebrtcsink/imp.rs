@@ -27,8 +27,16 @@
  *   below it, the encoder's `bitrate` is the rate in force. A receiver that
  *   sends no feedback gets the encoder's bitrate.
  *   #dualwebrtcsink:congestion-control switches it off.
+ * - A receiver that knows FlexFEC is sent FEC packets for both streams, as
+ *   many as the losses and the round-trip time call for (#rtpflexfecenc), and
+ *   the encoder's rate gives way to them; lost packets can be asked for again
+ *   all the same. #dualwebrtcsink:fec chooses, and the field `fec` of
+ *   #dualwebrtcsink:stats says what came of it. Without congestion control
+ *   nothing would make room for FEC and tell the round-trip time: there `auto`
+ *   is `off`.
  * - The encoder's properties are set as `encoder::bitrate`, those of the
- *   signaller as `signaller::uri`, and so with `pacer::` and `estimator::`.
+ *   signaller as `signaller::uri`, and so with `pacer::`, `estimator::`,
+ *   `fec-0::` and `fec-1::`.
  *
  * A sender that needs no other server, and its receiver:
  *
@@ -60,6 +68,8 @@
  * | `pictures-dropped` | uint64 | pictures dropped for want of a receiver |
  * | `waiting` | boolean | the first picture is waiting for a receiver |
  * | `encoder` | structure | statistics of the encoder |
+ * | `fec` | string | what the receiver takes: none, ulpfec or flexfec-03 |
+ * | `fec-0`, `fec-1` | structure | statistics of #rtpflexfecenc for each stream, while there is FEC |
  * | `estimator`, `pacer` | structure | statistics of #rtpgcc and #rtppacer, while there is a session with them |
  * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
  *
@@ -76,9 +86,11 @@ use gst::subclass::prelude::*;
 use gstrswebrtc::signaller::{Signallable, Signaller, WebRTCSignallerRole};
 
 use super::control::{CongestionControl, Control};
+use super::fec::Encoders;
 use super::gate::{GateElement, Mode};
 use super::stats::Shared;
 use super::worker::{Command, Worker};
+use crate::fec::Agreed;
 use crate::properties::Settings;
 use crate::requirements;
 use crate::server::SignallingServer;
@@ -93,7 +105,7 @@ pub static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 });
 
 /// Children that are not elements of the bin itself.
-const OWN_CHILDREN: [&str; 3] = ["signaller", "pacer", "estimator"];
+const OWN_CHILDREN: [&str; 5] = ["signaller", "pacer", "estimator", "fec-0", "fec-1"];
 
 /// The static part of the data path.
 struct Parts {
@@ -101,6 +113,7 @@ struct Parts {
     gate: GateElement,
     encoder: gst::Element,
     control: Control,
+    fec: Encoders,
 }
 
 /// While PAUSED or PLAYING.
@@ -156,6 +169,7 @@ impl DualWebRtcSink {
             clocksync,
             gate,
             control: Control::new(&encoder)?,
+            fec: Encoders::new()?,
             encoder,
         })
     }
@@ -209,6 +223,10 @@ impl DualWebRtcSink {
             sink: self.obj().downgrade(),
             encoder: parts.encoder.clone(),
             control: (control == CongestionControl::Gcc).then(|| parts.control.clone()),
+            fec: common
+                .fec
+                .sends(control == CongestionControl::Gcc)
+                .then(|| parts.fec.clone()),
             gate: parts.gate.clone(),
             settings: common,
             shared: self.shared.clone(),
@@ -268,6 +286,7 @@ impl DualWebRtcSink {
             .field("signalling", snapshot.signalling)
             .field("dual", snapshot.dual)
             .field("reason", &snapshot.reason)
+            .field("fec", snapshot.fec.nick())
             .field("sessions", snapshot.sessions)
             .field("refused", snapshot.refused)
             .field("pictures-encoded", gate.passed)
@@ -280,6 +299,14 @@ impl DualWebRtcSink {
         if let Some(parts) = self.parts.get().filter(|_| snapshot.control) {
             add_stats(&mut stats, "estimator", &parts.control.estimator);
             add_stats(&mut stats, "pacer", &parts.control.pacer);
+        }
+        let encoders = self
+            .parts
+            .get()
+            .filter(|_| snapshot.fec != Agreed::None)
+            .map(|parts| parts.fec.elements().as_slice());
+        for (index, encoder) in encoders.into_iter().flatten().enumerate() {
+            add_stats(&mut stats, &format!("fec-{index}"), encoder);
         }
         for (index, feedback) in snapshot.feedback.iter().enumerate() {
             add_stats(&mut stats, &format!("feedback-{index}"), feedback);
@@ -538,6 +565,10 @@ impl ChildProxyImpl for DualWebRtcSink {
             match name {
                 "pacer" => return Some(parts.control.pacer.clone().upcast()),
                 "estimator" => return Some(parts.control.estimator.clone().upcast()),
+                "fec-0" | "fec-1" => {
+                    let encoder = &parts.fec.elements()[usize::from(name == "fec-1")];
+                    return Some(encoder.clone().upcast());
+                }
                 _ => {}
             }
         }

@@ -3,6 +3,7 @@ use gst::glib;
 use gst::prelude::*;
 
 mod control;
+mod fec;
 mod gate;
 mod imp;
 mod session;

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! encoder.src_i -> [ rtph264pay -> caps -> rtptrickle -> rtcpiframefeedback -> webrtcbin ]
-//!                    in webrtcbin: rtpfunnel -> rtprtxsend -> rtppacer -> rtpgcc -> rtpsession
+//!         in webrtcbin: rtpfunnel -> rtprtxsend -> FEC -> rtppacer -> rtpgcc -> rtpsession
 //! ```
 
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use gst::prelude::*;
 use gst_webrtc::{WebRTCPeerConnectionState, WebRTCRTPTransceiverDirection};
 
 use super::control::{AuxSender, Control};
+use super::fec::{Encoders, Protected, UlpFec};
+use crate::fec;
 use crate::peer::{Peer, Post};
 use crate::properties::Settings;
 use crate::requirements::make;
@@ -94,9 +96,13 @@ pub struct Session {
     pub bin: gst::Bin,
     pub peer: Peer,
     pub aux: Option<AuxSender>,
+    ulpfec: Option<UlpFec>,
     pub feedback: Vec<gst::Element>,
     pub phase: Phase,
     pub dual: Result<(), String>,
+    pub fec: fec::Agreed,
+    /// As it was sent.
+    pub offer: String,
     pub connection: WebRTCPeerConnectionState,
     ssrcs: Vec<u32>,
     created: Instant,
@@ -113,7 +119,7 @@ impl Session {
         id: String,
         serial: u64,
         settings: &Settings,
-        control: Option<Control>,
+        (fec, control): (Option<Encoders>, Option<Control>),
         streams: usize,
         post: Post,
         drained: impl Fn() + Clone + Send + Sync + 'static,
@@ -127,9 +133,12 @@ impl Session {
             bin,
             peer,
             aux: None,
+            ulpfec: None,
             feedback: Vec::new(),
             phase: Phase::Negotiating,
             dual: Err("not negotiated".into()),
+            fec: fec::Agreed::None,
+            offer: String::new(),
             connection: WebRTCPeerConnectionState::New,
             ssrcs: Vec::new(),
             created: Instant::now(),
@@ -139,10 +148,12 @@ impl Session {
             drained: 0,
         };
         session.bin.add(session.peer.webrtcbin()).map_err(broken)?;
-        session.aux = control
-            .map(|control| AuxSender::new(control, session.peer.webrtcbin()))
-            .transpose()
-            .map_err(broken)?;
+        let (ulpfec, flexfec) = match settings.fec {
+            fec::Wish::UlpFec => (fec, None),
+            _ => (None, fec),
+        };
+        session.ulpfec = ulpfec.map(|fec| UlpFec::new(fec, session.peer.webrtcbin()));
+        session.aux = AuxSender::new(flexfec, control, session.peer.webrtcbin()).map_err(broken)?;
         for index in 0..streams {
             session.add_stream(index, drained.clone())?;
         }
@@ -170,10 +181,6 @@ impl Session {
         let trickle = make("rtptrickle", &format!("trickle-{index}"))?;
         let feedback = make("rtcpiframefeedback", &format!("feedback-{index}"))?;
         feedback.set_property("stream", index as u32);
-        let chain = [&pay, &caps, &trickle, &feedback];
-        self.bin.add_many(chain).map_err(broken)?;
-        gst::Element::link_many(chain).map_err(broken)?;
-
         let webrtcbin = self.peer.webrtcbin();
         let sink = webrtcbin
             .request_pad_simple(&format!("sink_{index}"))
@@ -183,9 +190,20 @@ impl Session {
         transceiver.set_property("do-nack", true);
         transceiver.set_property("codec-preferences", rtp::offer_caps(ssrc));
 
-        let last = feedback.static_pad("src").ok_or_else(|| {
-            gst::error_msg!(gst::CoreError::Pad, ["rtcpiframefeedback has no pad src"])
-        })?;
+        let fec = self
+            .ulpfec
+            .as_mut()
+            .and_then(|ulpfec| ulpfec.add_stream(ssrc, &transceiver));
+        let chain: Vec<_> = [&pay, &caps, &trickle, &feedback]
+            .into_iter()
+            .chain(&fec)
+            .collect();
+        self.bin.add_many(&chain).map_err(broken)?;
+        gst::Element::link_many(&chain).map_err(broken)?;
+        let last = fec.as_ref().unwrap_or(&feedback);
+        let last = last
+            .static_pad("src")
+            .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["{last:?} has no pad src"]))?;
         last.link(&sink)
             .map_err(|err| gst::error_msg!(gst::CoreError::Negotiation, ["{err}"]))?;
         // The transport stays up for the last packets, so webrtcbin is told
@@ -210,8 +228,8 @@ impl Session {
             .map_err(broken)?
             .name(format!("sink_{index}"))
             .build();
-        if let Some(aux) = &self.aux {
-            aux.control().watch(&ghost);
+        if let Some(control) = self.aux.as_ref().and_then(AuxSender::control) {
+            control.watch(&ghost);
         }
         self.bin.add_pad(&ghost).map_err(broken)?;
         self.ssrcs.push(ssrc);
@@ -240,6 +258,33 @@ impl Session {
             Err(NotDual::NoFrameComplete | NotDual::NoFrameExtension)
         );
         self.dual = dual.map_err(|why| why.to_string());
+    }
+
+    /// The answer is known: FEC is sent as far as it takes it.
+    pub fn set_fec(&mut self, answer: &str) {
+        let nack = fec::has_nack(answer);
+        if let Some(ulpfec) = &self.ulpfec {
+            let taken = fec::has_ulpfec(answer);
+            ulpfec.begin(&taken, nack);
+            if taken.contains(&true) {
+                self.fec = fec::Agreed::UlpFec;
+            }
+        }
+        for (payload_type, media, fec) in fec::accepted_flexfec(&self.offer, answer)
+            .into_iter()
+            .flatten()
+        {
+            let stream = self.ssrcs.iter().position(|ssrc| *ssrc == media);
+            if let (Some(index), Some(aux)) = (stream, &self.aux) {
+                let what = Protected {
+                    payload_type,
+                    media,
+                    fec,
+                };
+                aux.protect(index, what, nack);
+                self.fec = fec::Agreed::FlexFec03;
+            }
+        }
     }
 
     pub fn on_connection(&mut self, now: Instant, state: WebRTCPeerConnectionState) {

@@ -3,6 +3,8 @@
 
 use std::sync::Mutex;
 
+use crate::fec::Agreed;
+
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub session: &'static str,
@@ -15,6 +17,7 @@ pub struct Snapshot {
     pub feedback: Vec<gst::Element>,
     /// There is a session with congestion control.
     pub control: bool,
+    pub fec: Agreed,
 }
 
 #[derive(Debug, Default)]

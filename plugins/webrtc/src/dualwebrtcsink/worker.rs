@@ -13,13 +13,14 @@ use gst_webrtc::{WebRTCSDPType, WebRTCSessionDescription};
 
 use super::DualWebRtcSink;
 use super::control::Control;
+use super::fec::Encoders;
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
 use super::session::{Due, Phase, Session};
 use super::stats::Shared;
 use crate::properties::Settings;
 use crate::signalling::{self, Change, Link};
-use crate::{peer, sdp};
+use crate::{fec, peer, sdp};
 
 #[derive(Debug)]
 pub enum Command {
@@ -38,6 +39,7 @@ pub struct Worker {
     pub sink: glib::WeakRef<DualWebRtcSink>,
     pub encoder: gst::Element,
     pub control: Option<Control>,
+    pub fec: Option<Encoders>,
     pub gate: GateElement,
     pub settings: Settings,
     pub shared: Arc<Shared>,
@@ -248,7 +250,7 @@ impl Worker {
             id,
             serial,
             &self.settings,
-            self.control.clone(),
+            (self.fec.clone(), self.control.clone()),
             if self.encoder_is_single() { 1 } else { 2 },
             Arc::new(move |event| {
                 // Fails only when the worker is gone.
@@ -266,7 +268,7 @@ impl Worker {
         self.shared.update(|s| {
             s.sessions += 1;
             s.feedback = session.feedback.clone();
-            s.control = session.aux.is_some();
+            s.control = self.control.is_some();
         });
         self.session = Some(session);
         if started.is_err() {
@@ -303,12 +305,16 @@ impl Worker {
         }
     }
 
-    fn send_offer(&self, offer: &WebRTCSessionDescription) -> Result<(), String> {
-        let Some(session) = &self.session else {
+    fn send_offer(&mut self, offer: &WebRTCSessionDescription) -> Result<(), String> {
+        let Some(session) = &mut self.session else {
             return Ok(());
         };
-        let text = sdp::offer_frame_complete(&peer::text(offer)?);
+        let mut text = sdp::offer_frame_complete(&peer::text(offer)?);
+        if self.fec.is_some() && self.settings.fec.wants_flexfec() {
+            text = fec::offer_flexfec(&text, glib::random_int);
+        }
         let offer = peer::parse(WebRTCSDPType::Offer, &text)?;
+        session.offer = text;
         session.peer.set_local(&offer);
         self.link.send_description(&session.id, &offer);
         Ok(())
@@ -341,10 +347,16 @@ impl Worker {
         if session.streams() == 1 {
             session.dual = Err("the encoder's mode is single".into());
         }
+        session.set_fec(&text);
+        if session.fec == fec::Agreed::UlpFec {
+            // rtpredenc drops the extension that tells frames apart.
+            session.dual = Err("RED takes the header extension away".into());
+        }
         match &session.dual {
             Ok(()) => gst::info!(CAT, obj = sink, "the receiver takes dual stream"),
             Err(why) => gst::info!(CAT, obj = sink, "single stream: {why}"),
         }
+        gst::info!(CAT, obj = sink, "FEC: {}", session.fec.nick());
         session.peer.set_remote(answer);
     }
 
@@ -455,6 +467,7 @@ impl Worker {
                     .map_or("unknown", |(_, value)| value.nick())
             });
             s.dual = session.is_some_and(|session| session.dual.is_ok());
+            s.fec = session.map_or(fec::Agreed::None, |session| session.fec);
             s.reason = match session.map(|session| &session.dual) {
                 None => "no receiver".into(),
                 Some(Ok(())) => String::new(),

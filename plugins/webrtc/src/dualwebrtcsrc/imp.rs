@@ -19,6 +19,9 @@
  * - #dualwebrtcsrc:latency is that of the jitter buffers; it is reported as
  *   latency of this live source. A sink with sync=false shows each picture as
  *   soon as it is decoded.
+ * - FEC that the producer offers is taken, and lost packets are recovered
+ *   (#rtpflexfecdec) before the jitter buffers ask for them again.
+ *   #dualwebrtcsrc:fec chooses.
  *
  * A receiver that also runs the signalling server, and its sender:
  *
@@ -38,6 +41,8 @@
  * | `signalling` | boolean | registered at the signalling server |
  * | `producer` | string | peer id of the producer, empty without a session |
  * | `sessions` | uint64 | sessions so far |
+ * | `fec` | string | what was agreed with the producer: none, ulpfec or flexfec-03 |
+ * | `fec-decoder` | structure | statistics of #rtpflexfecdec, while there is FlexFEC |
  * | `decoder` | structure | statistics of the decoder |
  * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
  *
@@ -231,10 +236,14 @@ impl DualWebRtcSrc {
             .field("connection-state", snapshot.connection)
             .field("signalling", snapshot.signalling)
             .field("producer", &snapshot.producer)
+            .field("fec", snapshot.fec.nick())
             .field("sessions", snapshot.sessions)
             .build();
         if let Some(decoder) = self.decoder.get() {
             add_stats(&mut stats, "decoder", decoder);
+        }
+        if let Some(decoder) = &snapshot.fec_decoder {
+            add_stats(&mut stats, "fec-decoder", decoder);
         }
         for (index, feedback) in &snapshot.streams {
             add_stats(&mut stats, &format!("feedback-{index}"), feedback);

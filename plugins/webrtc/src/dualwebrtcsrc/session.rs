@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! [ webrtcbin -> rtcpiframefeedback -> rtph264depay ] -> decoder.sink_i
+//!   in webrtcbin: rtpsession -> rtprtxreceive -> rtpreddec -> rtpflexfecdec -> rtpssrcdemux
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::prelude::*;
-use gst_webrtc::{WebRTCPeerConnectionState, WebRTCRTPTransceiver};
+use gst_webrtc::{WebRTCFECType, WebRTCPeerConnectionState, WebRTCRTPTransceiver};
 
 use super::imp::CAT;
 use super::stats::Shared;
+use crate::fec::{self, Agreed};
 use crate::peer::{Activity, Peer, Post};
 use crate::properties::Settings;
 use crate::requirements::make;
@@ -31,6 +33,8 @@ const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(5);
 const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 /// So often at most: a producer that has no picture yet is silent.
 const MAX_REPORTS: u32 = 40;
+/// FEC packets that came since this long say that there is FEC.
+const FEC_INTERVAL: Duration = Duration::from_millis(500);
 /// What the jitter buffers hold when the producer says BYE gets this much
 /// more time than their latency.
 const DRAIN_MARGIN: Duration = Duration::from_millis(100);
@@ -95,6 +99,11 @@ pub struct Session {
     pub connection: WebRTCPeerConnectionState,
     /// The offer as text, until it is answered.
     pub offer: String,
+    /// In webrtcbin, if FEC is wanted.
+    pub fec_decoder: Option<gst::Element>,
+    pub fec: Agreed,
+    /// When FEC packets are looked for next, and how many there were.
+    fec_look: Option<(Instant, u64)>,
     offered: Offered,
     created: Instant,
     latency: Duration,
@@ -117,7 +126,7 @@ impl Session {
         let bin = gst::Bin::with_name(&format!("session-{serial}"));
         bin.add(peer.webrtcbin())
             .map_err(|err| gst::error_msg!(gst::CoreError::Failed, ["{err}"]))?;
-        let session = Self {
+        let mut session = Self {
             id,
             serial,
             bin,
@@ -125,19 +134,25 @@ impl Session {
             phase: Phase::Negotiating,
             connection: WebRTCPeerConnectionState::New,
             offer: String::new(),
+            fec_decoder: None,
+            fec: Agreed::None,
+            fec_look: None,
             offered: Arc::default(),
             created: Instant::now(),
             latency: Duration::from_millis(latency.into()),
             disconnected: None,
             media: Arc::default(),
         };
-        session.prefer();
+        if settings.fec.wants_flexfec() {
+            session.fec_decoder = Some(splice_decoder(session.peer.webrtcbin())?);
+        }
+        session.prefer(settings.fec);
         session.take_streams(decoder, shared);
         Ok(session)
     }
 
     /// Each transceiver answers H.264 with the extensions that were offered.
-    fn prefer(&self) {
+    fn prefer(&self, wish: fec::Wish) {
         let offered = self.offered.clone();
         self.peer
             .webrtcbin()
@@ -147,6 +162,9 @@ impl Session {
                 let media = offered.lock().unwrap().get(mline).cloned()?;
                 if media.video && !media.h264.is_empty() {
                     transceiver.set_property("do-nack", true);
+                    if media.ulpfec && wish.takes_ulpfec() {
+                        transceiver.set_property("fec-type", WebRTCFECType::UlpRed);
+                    }
                     transceiver
                         .set_property("codec-preferences", rtp::answer_caps(&media.extensions));
                 }
@@ -177,8 +195,56 @@ impl Session {
     }
 
     pub fn set_offer(&mut self, text: String) {
-        *self.offered.lock().unwrap() = sdp::media(&text);
+        let mut offered = sdp::media(&text);
+        // One kind is enough, and FlexFEC is the better one.
+        if self.fec_decoder.is_none() || fec::flexfec(&text).iter().all(Option::is_none) {
+            for (media, ulpfec) in offered.iter_mut().zip(fec::has_ulpfec(&text)) {
+                media.ulpfec = ulpfec;
+            }
+        }
+        *self.offered.lock().unwrap() = offered;
         self.offer = text;
+    }
+
+    /// Takes the FEC that is offered into the answer.
+    pub fn answer_fec(&mut self, answer: String) -> String {
+        if fec::has_ulpfec(&answer).contains(&true) {
+            self.fec = Agreed::UlpFec;
+        }
+        let Some(decoder) = &self.fec_decoder else {
+            return answer;
+        };
+        let answer = fec::answer_flexfec(&answer, &self.offer);
+        if let Some((pt, ..)) = fec::accepted_flexfec(&self.offer, &answer)
+            .into_iter()
+            .flatten()
+            .next()
+        {
+            decoder.set_property_from_str("format", "flexfec-03");
+            decoder.set_property("pt", u32::from(pt));
+            self.fec = Agreed::FlexFec03;
+            self.fec_look = Some((self.created, 0));
+        }
+        answer
+    }
+
+    /// When [`Self::poll_fec`] has something to do.
+    pub fn fec_deadline(&self) -> Option<Instant> {
+        self.fec_look.map(|(at, _)| at)
+    }
+
+    /// The sender makes FEC only while that is of use.
+    pub fn poll_fec(&mut self, now: Instant) {
+        if let (Some((at, before)), Some(decoder)) = (self.fec_look, &self.fec_decoder)
+            && now >= at
+        {
+            let count = decoder
+                .property::<gst::Structure>("stats")
+                .get::<u64>("fec-packets")
+                .unwrap_or_default();
+            self.peer.repair().set_fec(count != before);
+            self.fec_look = Some((now + FEC_INTERVAL, count));
+        }
     }
 
     pub fn on_answered(&mut self) {
@@ -284,6 +350,54 @@ impl Session {
             }
         }
     }
+}
+
+/// A FEC decoder in `webrtcbin`, where it sees all packets of its session with
+/// retransmissions restored: behind rtpreddec, which webrtcbin makes when it
+/// has its transport. Idle until it has a payload type.
+fn splice_decoder(webrtcbin: &gst::Element) -> Result<gst::Element, gst::ErrorMessage> {
+    let decoder = make("rtpflexfecdec", "fec-decoder")?;
+    let Some(bin) = webrtcbin.downcast_ref::<gst::Bin>() else {
+        return Ok(decoder);
+    };
+    let weak = decoder.downgrade();
+    bin.connect_deep_element_added(move |_, bin, element| {
+        if element.factory().is_some_and(|f| f.name() == "rtpreddec")
+            && let Some(decoder) = weak.upgrade()
+            // With all in one bundle there is one session.
+            && decoder.parent().is_none()
+            && let Err(err) = splice_behind(bin, element, &decoder)
+        {
+            gst::warning!(CAT, obj = bin, "no FEC: {err}");
+        }
+    });
+    Ok(decoder)
+}
+
+fn splice_behind(
+    bin: &gst::Bin,
+    element: &gst::Element,
+    decoder: &gst::Element,
+) -> Result<(), glib::BoolError> {
+    let missing = |what: &str| glib::bool_error!("{} has no {what}", bin.name());
+    let pad = |element: &gst::Element, name| {
+        element
+            .static_pad(name)
+            .ok_or_else(|| glib::bool_error!("{} has no pad {name}", element.name()))
+    };
+    let from = pad(element, "src")?;
+    let ghost = bin
+        .src_pads()
+        .into_iter()
+        .filter_map(|pad| pad.downcast::<gst::GhostPad>().ok())
+        .find(|ghost| ghost.target().as_ref() == Some(&from))
+        .ok_or_else(|| missing("pad for it"))?;
+    bin.add(decoder)?;
+    ghost.set_target(None::<&gst::Pad>)?;
+    from.link(&pad(decoder, "sink")?)
+        .map_err(|err| glib::bool_error!("{err}"))?;
+    ghost.set_target(Some(&pad(decoder, "src")?))?;
+    decoder.sync_state_with_parent()
 }
 
 struct Streams {

@@ -3,6 +3,8 @@
 
 use std::sync::Mutex;
 
+use crate::fec::Agreed;
+
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub session: &'static str,
@@ -11,6 +13,8 @@ pub struct Snapshot {
     pub producer: String,
     pub sessions: u64,
     pub streams: Vec<(usize, gst::Element)>,
+    pub fec: Agreed,
+    pub fec_decoder: Option<gst::Element>,
 }
 
 #[derive(Debug, Default)]

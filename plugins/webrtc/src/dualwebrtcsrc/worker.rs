@@ -16,7 +16,7 @@ use super::session::{Due, Phase, Session};
 use super::stats::Shared;
 use crate::properties::Settings;
 use crate::signalling::{self, Change, Link};
-use crate::{peer, sdp};
+use crate::{fec, peer, sdp};
 
 /// From the end of a session to the next request, doubled at each failure.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -163,6 +163,7 @@ impl Worker {
         [
             self.link.deadline(),
             self.session.as_ref().map(Session::deadline),
+            self.session.as_ref().and_then(Session::fec_deadline),
             wanting,
             self.ending,
         ]
@@ -196,6 +197,9 @@ impl Worker {
             if let Some(src) = self.src.upgrade() {
                 src.push_eos();
             }
+        }
+        if let Some(session) = &mut self.session {
+            session.poll_fec(now);
         }
         match self.session.as_mut().map(|session| session.poll(now)) {
             Some(Due::Nothing) => {}
@@ -458,11 +462,13 @@ impl Worker {
         }
     }
 
-    fn send_answer(&self, answer: &WebRTCSessionDescription) -> Result<(), String> {
-        let Some(session) = &self.session else {
+    fn send_answer(&mut self, answer: &WebRTCSessionDescription) -> Result<(), String> {
+        let (Some(session), Some(src)) = (&mut self.session, self.src.upgrade()) else {
             return Ok(());
         };
         let text = sdp::answer_frame_complete(&peer::text(answer)?, &session.offer);
+        let text = session.answer_fec(text);
+        gst::info!(CAT, obj = src, "FEC: {}", session.fec.nick());
         let answer = peer::parse(WebRTCSDPType::Answer, &text)?;
         session.peer.set_local(&answer);
         self.link.send_description(&session.id, &answer);
@@ -504,6 +510,7 @@ impl Worker {
         self.shared.update(|s| {
             s.streams.clear();
             s.producer.clear();
+            s.fec_decoder = None;
         });
     }
 
@@ -533,6 +540,10 @@ impl Worker {
         self.shared.update(|s| {
             s.signalling = self.link.is_up();
             s.session = session.map_or("none", |session| session.phase.nick());
+            s.fec = session.map_or(fec::Agreed::None, |session| session.fec);
+            s.fec_decoder = session
+                .filter(|session| session.fec == fec::Agreed::FlexFec03)
+                .and_then(|session| session.fec_decoder.clone());
             s.connection = session.map_or("none", |session| {
                 glib::EnumValue::from_value(&session.connection.to_value())
                     .map_or("unknown", |(_, value)| value.nick())

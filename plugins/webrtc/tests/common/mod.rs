@@ -19,6 +19,7 @@ pub fn init() {
         gst::init().unwrap();
         gstdualstream::plugin_register_static().unwrap();
         gstfeedback::plugin_register_static().unwrap();
+        gstflexfec::plugin_register_static().unwrap();
         gstgcc::plugin_register_static().unwrap();
         gstpacer::plugin_register_static().unwrap();
         gstdualwebrtc::plugin_register_static().unwrap();

@@ -6,6 +6,7 @@
 #
 #   ci/install-deps.sh         to build and test
 #   ci/install-deps.sh demo    also the link emulator of ./demo
+#   ci/install-deps.sh check   also Chromium, a peer in tests of ./check
 set -eu
 
 RUST_MINIMUM=1.95
@@ -39,8 +40,8 @@ say() { echo "install-deps: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
 case ${1-} in
-    '' | demo) ;;
-    *) fail "unknown argument '$1'; there is only 'demo'" ;;
+    '' | demo | check) ;;
+    *) fail "unknown argument '$1'; there are 'demo' and 'check'" ;;
 esac
 
 as_root() {
@@ -111,6 +112,19 @@ cargo_install() {
 }
 
 cargo nextest --version >/dev/null 2>&1 || cargo_install cargo-nextest "$NEXTEST_VERSION"
+
+# The tests with it say so and pass where it is missing, so it is no error if it
+# cannot be had: Ubuntu's package is only a pointer to a snap.
+if [ "${1-}" = check ] && ! command -v chromium >/dev/null; then
+    if command -v apt-get >/dev/null && [ "$(. /etc/os-release && echo "$ID")" = debian ]; then
+        say "installing chromium"
+        as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+            'apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium' >&2 ||
+            say "chromium could not be installed: tests with it are skipped"
+    else
+        say "chromium is not installed: tests with it are skipped"
+    fi
+fi
 
 if [ "${1-}" = demo ]; then
     command -v rattan >/dev/null || cargo_install rattan "$RATTAN_VERSION"

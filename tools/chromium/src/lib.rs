@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Headless Chromium as the peer of dualwebrtcsink or dualwebrtcsrc, over
+//! loopback or an emulated link.
+
+pub mod browser;
+pub mod freeze;
+pub mod http;
+pub mod link;
+pub mod session;

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MPL-2.0
+//! FlexFEC with Chromium as the peer, on loopback, where our own element loses
+//! packets. Nothing is asked for again: at such a short round-trip time
+//! retransmissions would be all that is needed.
+
+use std::io::Write;
+use std::time::Duration;
+
+use dualstream_chromium::browser;
+use dualstream_chromium::session::{Direction, Experiment, Figures, run};
+use dualstream_common::Ratio;
+
+fn experiment(direction: Direction, fec: bool) -> Option<Figures> {
+    if browser::find().is_none() {
+        // Not lost in what the harness captures.
+        let _ = writeln!(std::io::stderr(), "skipped: chromium not installed");
+        return None;
+    }
+    let figures = run(&Experiment {
+        nack: false,
+        drops: Ratio::clamped(0.05),
+        properties: match direction {
+            Direction::ToChromium => "fec-0::target-residual=0.001".into(),
+            Direction::FromChromium => String::new(),
+        },
+        settle: Duration::from_secs(3),
+        duration: Duration::from_secs(8),
+        ..Experiment::new(direction, fec)
+    });
+    Some(figures.expect("a session with Chromium").0)
+}
+
+#[test]
+fn chromium_repairs_what_we_send_by_fec() {
+    let Some(with) = experiment(Direction::ToChromium, true) else {
+        return;
+    };
+    assert_eq!(with.negotiated, "flexfec-03");
+    assert!(with.fec_packets >= 20, "{with:?}");
+    let Some(without) = experiment(Direction::ToChromium, false) else {
+        return;
+    };
+    assert_eq!(without.negotiated, "none");
+    assert_eq!(without.fec_packets, 0, "{without:?}");
+    // A freeze that has not ended is none yet to Chromium.
+    assert!(
+        with.frames >= 2 * without.frames,
+        "with FEC {with:?}, without {without:?}"
+    );
+}
+
+#[test]
+fn we_repair_what_chromium_sends_by_fec() {
+    let Some(figures) = experiment(Direction::FromChromium, true) else {
+        return;
+    };
+    assert_eq!(figures.negotiated, "flexfec-03");
+    assert!(figures.fec_packets >= 20, "{figures:?}");
+    assert!(figures.recovered >= Some(10), "{figures:?}");
+    assert!(figures.frames >= 120, "{figures:?}");
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Measures the dual stream beside what there is today.
 
+mod fec;
 mod frontier;
 mod gcc;
 mod link;
@@ -49,6 +50,8 @@ enum What {
     Recovery(RecoveryArgs),
     /// The bandwidth estimator with the pacer over a link in virtual time
     Gcc(gcc::Args),
+    /// Forward error correction: masks, controller, speed
+    Fec(fec::Args),
     /// All schemes at several capacities, as a plot: what each pays for low latency
     Frontier(FrontierArgs),
     /// How precisely rtppacer sends, at what price, in real time
@@ -211,6 +214,7 @@ fn run(cli: &Cli) -> Result<()> {
                 table
             })
         }
+        What::Fec(args) => fec::run(args),
         What::Pacer(args) => pacer::bench(args),
     }
 }
@@ -222,13 +226,16 @@ fn print(text: &str) -> Result<()> {
     Ok(())
 }
 
+fn print_json<T: serde::Serialize>(value: &T) -> Result<()> {
+    print(&format!("{}\n", serde_json::to_string(value)?))
+}
+
 /// A line of JSON for each scheme, or the table.
 fn tell<T: serde::Serialize>(common: &Common, all: &[T], table: &str) -> Result<()> {
     if !common.json {
         return print(table);
     }
-    all.iter()
-        .try_for_each(|figures| print(&format!("{}\n", serde_json::to_string(figures)?)))
+    all.iter().try_for_each(|figures| print_json(figures))
 }
 
 fn dual(args: &DualArgs) -> Result<()> {

@@ -70,7 +70,7 @@ pub fn bench(args: &Args) -> Result<()> {
     for kbps in RATES_KBPS {
         let figures = measure(kbps, args.seconds, core)?;
         if args.json {
-            crate::print(&format!("{}\n", serde_json::to_string(&figures)?))?;
+            crate::print_json(&figures)?;
         }
         all.push(figures);
     }

@@ -4,6 +4,7 @@
 mod fec;
 mod frontier;
 mod gcc;
+mod jitter;
 mod link;
 mod pacer;
 mod recovery;
@@ -52,6 +53,8 @@ enum What {
     Gcc(gcc::Args),
     /// Forward error correction: masks, controller, speed
     Fec(fec::Args),
+    /// The delay models of the jitter buffer on recorded frames
+    Jitter(jitter::Args),
     /// All schemes at several capacities, as a plot: what each pays for low latency
     Frontier(FrontierArgs),
     /// How precisely rtppacer sends, at what price, in real time
@@ -215,6 +218,7 @@ fn run(cli: &Cli) -> Result<()> {
             })
         }
         What::Fec(args) => fec::run(args),
+        What::Jitter(args) => jitter::run(args),
         What::Pacer(args) => pacer::bench(args),
     }
 }

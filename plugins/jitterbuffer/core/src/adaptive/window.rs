@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MPL-2.0
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use dualstream_common::Timestamp;
+
+/// It takes longer to have enough frames where they are few, but no longer than
+/// this.
+const LONGEST_SPAN: Duration = Duration::from_secs(60);
+/// The oldest frame makes room.
+const MAX_FRAMES: usize = 8192;
+
+/// The transits of the frames of late, in order of their size.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    /// Never fewer for the sake of the span.
+    enough: usize,
+    span: Duration,
+    frames: VecDeque<(Timestamp, i64)>,
+    sorted: Vec<i64>,
+}
+
+impl Window {
+    pub(super) fn new(span: Duration, enough: usize) -> Self {
+        Self {
+            enough: enough.min(MAX_FRAMES),
+            span,
+            frames: VecDeque::new(),
+            sorted: Vec::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, arrival: Timestamp, transit: i64) {
+        while let Some((oldest, _)) = self.frames.front() {
+            let age = arrival.since(*oldest);
+            let full = self.frames.len() >= MAX_FRAMES;
+            let old = age > self.span && self.frames.len() > self.enough;
+            if !(full || old || age > LONGEST_SPAN) {
+                break;
+            }
+            self.pop();
+        }
+        self.frames.push_back((arrival, transit));
+        let at = self.sorted.partition_point(|other| *other < transit);
+        self.sorted.insert(at, transit);
+    }
+
+    /// Forgets what is older than `age`.
+    pub(super) fn keep(&mut self, now: Timestamp, age: Duration) {
+        while self
+            .frames
+            .front()
+            .is_some_and(|(oldest, _)| now.since(*oldest) > age)
+        {
+            self.pop();
+        }
+    }
+
+    /// The median.
+    pub(super) fn middle(&self) -> Option<i64> {
+        self.sorted.get(self.len() / 2).copied()
+    }
+
+    fn pop(&mut self) {
+        if let Some((_, transit)) = self.frames.pop_front()
+            && let Ok(at) = self.sorted.binary_search(&transit)
+        {
+            self.sorted.remove(at);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    pub(super) fn smallest(&self) -> Option<i64> {
+        self.sorted.first().copied()
+    }
+
+    /// The transit that the next frame exceeds with a probability of at most
+    /// `share`, if it is like those of the window; their largest if they are
+    /// too few to tell.
+    ///
+    /// The next of n + 1 alike is the largest with a probability of 1 / (n + 1),
+    /// and so on.
+    pub(super) fn exceeded_by(&self, share: f64) -> Option<i64> {
+        let allowed = (share * (self.len() + 1) as f64) as usize;
+        let from_top = allowed.clamp(1, self.len().max(1));
+        self.sorted.get(self.len().checked_sub(from_top)?).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(count: u64, every_ms: u64, enough: usize) -> Window {
+        let mut window = Window::new(Duration::from_secs(8), enough);
+        for n in 0..count {
+            window.push(Timestamp::from_millis(n * every_ms), n as i64);
+        }
+        window
+    }
+
+    #[test]
+    fn the_share_that_exceeds_is_the_one_asked_for() {
+        let window = filled(99, 10, 1);
+        assert_eq!(window.exceeded_by(0.05), Some(94), "95 to 98 of 100");
+        assert_eq!(window.exceeded_by(0.0), Some(98), "the largest");
+        assert_eq!(window.exceeded_by(-1.0), Some(98));
+        assert_eq!(window.exceeded_by(7.0), Some(0), "the smallest");
+        assert_eq!(window.smallest(), Some(0));
+        assert_eq!(window.middle(), Some(49));
+        assert_eq!(Window::new(LONGEST_SPAN, 1).exceeded_by(0.5), None);
+    }
+
+    #[test]
+    fn old_frames_are_forgotten_when_there_are_enough() {
+        assert_eq!(filled(2000, 33, 1).len(), 243, "8 s and this one");
+        assert_eq!(filled(2000, 33, 400).len(), 401);
+        assert_eq!(filled(2000, 500, 4000).len(), 121, "60 s at most");
+        assert_eq!(filled(20_000, 0, 1).len(), MAX_FRAMES);
+        let mut window = filled(2000, 33, 1);
+        window.keep(Timestamp::from_millis(1999 * 33), Duration::from_secs(1));
+        assert_eq!(window.len(), 31);
+        assert_eq!(window.smallest(), Some(1969));
+    }
+}

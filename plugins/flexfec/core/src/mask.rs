@@ -31,7 +31,8 @@ pub enum Protection {
     NoOverlap,
     /// The important ones by FEC packets of their own, all by the rest.
     Overlap,
-    /// The first packet of the block by every FEC packet.
+    /// The first packet of the block also by a FEC packet that has only each
+    /// fourth packet beside it.
     BiasFirstPacket,
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::rtp::{FIXED_HEADER, Header, MAX_PACKET, Malformed, MutableExtensions};
 use crate::wire::{Format, MAX_STREAMS, Recovery};
-use crate::xor::LANE;
+use crate::xor::{LANE, Lane};
 
 /// How much a block holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,8 +255,9 @@ impl Block {
 
     /// What follows the fixed header of a packet, and zeros up to a whole
     /// lane.
-    pub(crate) fn lanes(&self, entry: &Entry) -> &[u8] {
+    pub(crate) fn lanes(&self, entry: &Entry) -> &[Lane] {
         let end = entry.start + entry.length.next_multiple_of(LANE);
-        self.arena.get(entry.start..end).unwrap_or_default()
+        let bytes = self.arena.get(entry.start..end).unwrap_or_default();
+        bytes.as_chunks().0
     }
 }

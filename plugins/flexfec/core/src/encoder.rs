@@ -7,7 +7,7 @@ use crate::block::{Block, Entry};
 use crate::rtp::{Header, Malformed};
 pub use crate::wire::Format;
 use crate::wire::{Coverage, MAX_STREAMS, Protected, Recovery, mask};
-use crate::xor::{LANE, sum_all};
+use crate::xor::{LANE, Sum};
 
 /// How FEC packets are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,7 +276,9 @@ impl Encoder {
             self.packet.resize(end, 0);
         }
         let payload = self.packet.get_mut(HEAD..end).unwrap_or_default();
-        sum_all(payload, picked(block, row).map(|e| block.lanes(e)));
+        let mut sum = Sum::into(payload.as_chunks_mut().0);
+        picked(block, row).for_each(|entry| sum.add(block.lanes(entry)));
+        sum.finish();
         let start = HEAD.saturating_sub(self.head.len());
         if let Some(place) = self.packet.get_mut(start..HEAD) {
             place.copy_from_slice(&self.head);

@@ -2,13 +2,13 @@
 //! Taking packets in.
 
 use super::store::Spot;
-use super::stream::{Place, State, Stream};
+use super::stream::{Place, Slot, State, Stream};
 use super::{
     Covered, Decoder, FecRejected, MAX_PENDING, MAX_RESENT, MAX_SSRCS, Media, MediaRejected,
     Outcome, Tag, bits,
 };
 use crate::rtp::{FIXED_HEADER, Header, MAX_PACKET};
-use crate::wire::{self, Content, FecError, Repair};
+use crate::wire::{self, Content, FecError, Recovery, Repair};
 
 /// The SSRC is not one to be recovered.
 struct NotProtected;
@@ -73,20 +73,26 @@ impl Decoder {
             let mutable = &self.config.mutable;
             mutable.zero_copy(header, packet, copy.unwrap_or_default());
         }
-        self.arrived(index, sequence, spot, state);
+        self.arrived(index, sequence, spot, Recovery::of(packet), state);
     }
 
     /// A packet is in the store that was not seen before; the FEC packets that
     /// wait for it are told.
     #[inline]
-    pub(super) fn arrived(&mut self, index: usize, sequence: u64, spot: Spot, state: State) {
-        self.give_up(self.streams[index].displaced(sequence));
-        let stream = &mut self.streams[index];
-        stream.seen(sequence);
-        let slot = stream.claim(sequence);
+    pub(super) fn arrived(
+        &mut self,
+        index: usize,
+        sequence: u64,
+        spot: Spot,
+        recovery: Recovery,
+        state: State,
+    ) {
+        self.streams[index].seen(sequence);
+        let slot = self.claim(index, sequence);
         slot.state = state;
         slot.held = true;
         slot.spot = spot;
+        slot.recovery = recovery;
         let users = slot.users;
         for index in bits(users) {
             let Some(pending) = self.pending.get_mut(index) else {
@@ -99,6 +105,16 @@ impl Decoder {
                 _ => (),
             }
         }
+    }
+
+    /// The slot of a number. FEC packets for the number that had it are given up.
+    #[inline]
+    fn claim(&mut self, stream: usize, sequence: u64) -> &mut Slot {
+        let displaced = self.streams[stream].displaced(sequence);
+        if displaced != 0 {
+            self.give_up(displaced);
+        }
+        self.streams[stream].claim(sequence)
     }
 
     /// The stream of an SSRC, made if need be: in the place of the one that
@@ -290,8 +306,7 @@ impl Decoder {
         let (mut missing, mut gone) = (0, false);
         for part in &covered {
             for sequence in part.sequences() {
-                self.give_up(self.streams[part.stream].displaced(sequence));
-                let slot = self.streams[part.stream].claim(sequence);
+                let slot = self.claim(part.stream, sequence);
                 slot.users |= bit;
                 missing += u32::from(slot.state == State::Missing);
                 gone |= slot.state != State::Missing && !slot.held;

@@ -2,9 +2,8 @@
 //! Making the one packet that a FEC packet lacks (RFC 8627 section 6.3.2,
 //! draft-03 section 6.3).
 
-use super::store::Spot;
-use super::stream::{State, Stream};
-use super::{Decoder, Outcome, Pending, Tag};
+use super::stream::{Slot, State};
+use super::{Decoder, Outcome, Tag};
 use crate::rtp::{FIXED_HEADER, Header};
 use crate::wire::Recovery;
 
@@ -47,40 +46,41 @@ impl Decoder {
         let mutable = &self.config.mutable;
         mutable.zero(&header, self.store.get_mut(spot));
         self.stats.recovered += length;
-        self.arrived(stream, sequence, spot, State::Recovered);
+        let recovery = Recovery::of(self.store.get(spot));
+        self.arrived(stream, sequence, spot, recovery, State::Recovered);
         Some((stream, sequence))
     }
 
     /// XORs what there is into the FEC packet, in its place in the store:
     /// stream, number, header and length of what it becomes. None if that
     /// cannot have been sent: it does not fit in the FEC packet, has something
-    /// behind its end, or is no RTP packet.
+    /// behind its end, or is no RTP packet. The FEC packet is used up then too.
     fn make(&mut self, index: usize) -> Option<(usize, u64, Header, usize)> {
         let pending = self.pending.get(index)?;
-        let mut recovery = pending.recovery;
-        let mut lacking = None;
-        let mut longest = 0;
-        for (stream, sequence, held) in protected_by(&self.streams, pending) {
-            match held {
-                Some(spot) => {
-                    recovery = recovery.xor(Recovery::of(self.store.get(spot)));
-                    longest = longest.max(spot.length());
+        let mut found = Found::new(pending.recovery);
+        let mut sum = self.store.sum_onto(pending.spot);
+        for covered in &pending.covered {
+            let stream = self.streams.get(covered.stream);
+            for sequence in covered.sequences() {
+                let slot = stream.and_then(|s| s.slot(sequence)).filter(|s| s.held);
+                match slot {
+                    Some(slot) => {
+                        found.add(slot);
+                        sum.add(slot.spot);
+                    }
+                    None => found.lacks(covered.stream, sequence),
                 }
-                // Each other must be there.
-                None if lacking.is_some() => return None,
-                None => lacking = Some((stream, sequence)),
             }
         }
-        let (stream, sequence) = lacking?;
+        sum.finish();
+        let (stream, sequence) = found.lacking?;
         let known = self.streams.get(stream)?;
-        let length = FIXED_HEADER + recovery.length();
+        let length = FIXED_HEADER + found.recovery.length();
         let room = pending.spot.length();
-        if length > room || longest > room || !known.reaches(sequence) {
+        if found.several || length > room || found.longest > room || !known.reaches(sequence) {
             return None;
         }
-        let held = protected_by(&self.streams, pending).filter_map(|(_, _, held)| held);
-        self.store.xor(pending.spot, held);
-        let header = recovery.header(sequence as u16, known.ssrc);
+        let header = found.recovery.header(sequence as u16, known.ssrc);
         self.store.write_header(pending.spot, &header);
         let (packet, behind) = self.store.get(pending.spot).split_at_checked(length)?;
         if behind.iter().any(|byte| *byte != 0) {
@@ -91,16 +91,34 @@ impl Decoder {
     }
 }
 
-/// Stream, number and place of each packet that a FEC packet protects.
-fn protected_by<'a>(
-    streams: &'a [Stream],
-    pending: &'a Pending,
-) -> impl Iterator<Item = (usize, u64, Option<Spot>)> + 'a {
-    pending.covered.iter().flat_map(move |covered| {
-        let stream = streams.get(covered.stream);
-        covered.sequences().map(move |sequence| {
-            let slot = stream.and_then(|s| s.slot(sequence)).filter(|s| s.held);
-            (covered.stream, sequence, slot.map(|s| s.spot))
-        })
-    })
+/// What a FEC packet protects, gone through once.
+struct Found {
+    /// Of the packet that is made.
+    recovery: Recovery,
+    /// Bytes of the longest.
+    longest: usize,
+    /// One that is not there.
+    lacking: Option<(usize, u64)>,
+    /// There are more of these.
+    several: bool,
+}
+
+impl Found {
+    fn new(recovery: Recovery) -> Self {
+        Self {
+            recovery,
+            longest: 0,
+            lacking: None,
+            several: false,
+        }
+    }
+
+    fn add(&mut self, slot: &Slot) {
+        self.recovery = self.recovery.xor(slot.recovery);
+        self.longest = self.longest.max(slot.spot.length());
+    }
+
+    fn lacks(&mut self, stream: usize, sequence: u64) {
+        self.several |= self.lacking.replace((stream, sequence)).is_some();
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use dualstream_common::Timestamp;
 
 use crate::rtp::FIXED_HEADER;
-use crate::xor::{LANE, xor_all};
+use crate::xor::{LANE, Sum};
 
 #[derive(Clone, Copy, Debug)]
 struct Entry<T> {
@@ -178,21 +178,19 @@ impl<T: Copy> Store<T> {
     }
 
     /// XORs packets into one, all but their fixed headers.
-    pub fn xor(&mut self, into: Spot, others: impl Iterator<Item = Spot>) {
+    pub fn sum_onto(&mut self, into: Spot) -> SumOnto<'_> {
         let lanes = into.lanes();
-        let (before, rest) = self.bytes.split_at_mut(lanes.start);
-        let Some((into, after)) = rest.split_at_mut_checked(lanes.len()) else {
-            return;
-        };
-        let others = others.map(|other| {
-            let other = other.lanes();
-            if other.start < lanes.start {
-                return before.get(other).unwrap_or_default();
-            }
-            let start = other.start.saturating_sub(lanes.end);
-            after.get(start..start + other.len()).unwrap_or_default()
-        });
-        xor_all(into, others);
+        let (before, rest) = self
+            .bytes
+            .split_at_mut_checked(lanes.start)
+            .unwrap_or_default();
+        let (into, after) = rest.split_at_mut_checked(lanes.len()).unwrap_or_default();
+        SumOnto {
+            before,
+            after,
+            lanes,
+            sum: Sum::onto(into.as_chunks_mut().0),
+        }
     }
 
     /// What was pushed under that number is a packet of another kind now, and
@@ -221,6 +219,34 @@ impl<T: Copy> Store<T> {
         self.bytes
             .get_mut(start..start + spot.length())
             .unwrap_or_default()
+    }
+}
+
+/// Adds packets to one of them.
+pub(super) struct SumOnto<'a> {
+    before: &'a [u8],
+    after: &'a [u8],
+    /// The memory between.
+    lanes: Range<usize>,
+    sum: Sum<'a>,
+}
+
+impl SumOnto<'_> {
+    #[inline]
+    pub fn add(&mut self, packet: Spot) {
+        let lanes = packet.lanes();
+        let bytes = if lanes.start < self.lanes.start {
+            self.before.get(lanes)
+        } else {
+            let start = lanes.start.saturating_sub(self.lanes.end);
+            self.after.get(start..start + lanes.len())
+        };
+        self.sum.add(bytes.unwrap_or_default().as_chunks().0);
+    }
+
+    /// To be called at the end.
+    pub fn finish(self) {
+        self.sum.finish();
     }
 }
 
@@ -292,8 +318,10 @@ mod tests {
                 .map(|body| store.push(Timestamp::ZERO, 0, &[7; FIXED_HEADER], body).0)
                 .collect();
             let into = into % bodies.len();
+            let mut sum = store.sum_onto(spots[into]);
             let others = spots.iter().enumerate().filter(|(i, _)| *i != into);
-            store.xor(spots[into], others.map(|(_, spot)| *spot));
+            others.for_each(|(_, spot)| sum.add(*spot));
+            sum.finish();
             let length = bodies[into].len();
             let mut expected = vec![7; FIXED_HEADER];
             expected.extend((0..length).map(|i| {

@@ -4,6 +4,7 @@
 use dualstream_common::ExtSeq;
 
 use super::store::Spot;
+use crate::wire::Recovery;
 
 /// A jump ahead of more numbers is taken for a restart, which takes two
 /// packets in sequence (RFC 3550 appendix A.1, MAX_DROPOUT).
@@ -37,6 +38,8 @@ pub(super) struct Slot {
     pub sequence: u64,
     /// Where the bytes are in the store.
     pub spot: Spot,
+    /// What of them is recovered by fields of their own.
+    pub recovery: Recovery,
     pub state: State,
     /// The bytes are in the store.
     pub held: bool,

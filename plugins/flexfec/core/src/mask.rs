@@ -211,6 +211,10 @@ impl Mask {
     pub fn of(table: Table, media: usize, fec: usize) -> Self {
         let media = media.min(MAX_MEDIA);
         let parts: Vec<_> = parts(media, fec.min(media)).collect();
+        if let [(size, fec)] = parts[..] {
+            let rows = table.rows(size, fec);
+            return Self { media, rows };
+        }
         let mut rows = Vec::with_capacity(fec);
         for (at, &(size, fec)) in parts.iter().enumerate() {
             for row in table.rows(size, fec) {

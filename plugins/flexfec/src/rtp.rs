@@ -78,6 +78,34 @@ pub fn frame_info(buffer: &gst::BufferRef, id: u8) -> Option<FrameInfo> {
     }
 }
 
+/// The bytes of a buffer.
+pub enum Bytes<'a> {
+    /// All in one memory, as packets mostly are: to map that takes half the time.
+    Memory(gst::MemoryMap<'a, gst::memory::Readable>),
+    Buffer(gst::BufferMap<'a, gst::buffer::Readable>),
+}
+
+impl<'a> Bytes<'a> {
+    pub fn of(buffer: &'a gst::BufferRef) -> Option<Self> {
+        if buffer.n_memory() == 1 {
+            let map = buffer.peek_memory(0).map_readable().ok()?;
+            return Some(Self::Memory(map));
+        }
+        buffer.map_readable().ok().map(Self::Buffer)
+    }
+}
+
+impl std::ops::Deref for Bytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Memory(map) => map,
+            Self::Buffer(map) => map,
+        }
+    }
+}
+
 /// A packet of ours with PTS and DTS. The session writes the transport-wide
 /// number into it.
 pub fn buffer(

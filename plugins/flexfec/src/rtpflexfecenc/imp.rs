@@ -387,13 +387,9 @@ impl RtpFlexFecEnc {
         self.with_state(|state, _| caps.iter().for_each(|caps| state.learn(caps)));
     }
 
-    fn frame_fec(&self) -> Vec<gst::Buffer> {
-        self.with_state(|state, now| state.end_frame(now))
-            .unwrap_or_default()
-    }
-
     fn end_frame(&self) -> Flow {
-        let flow = self.push_fec(self.frame_fec());
+        let fec = self.with_state(|state, now| state.end_frame(now));
+        let flow = self.push_fec(fec.unwrap_or_default());
         self.tell();
         flow
     }
@@ -420,7 +416,7 @@ impl RtpFlexFecEnc {
     /// Tells the session of the SSRC of FEC packets, if that is news. The caps
     /// of the media must follow.
     fn announce(&self) -> bool {
-        let caps = self.with_state(|state, _| state.announce()).flatten();
+        let caps = lock(&self.state).as_mut().and_then(State::announce);
         let Some(caps) = caps else { return false };
         gst::debug!(CAT, imp = self, "FEC packets: {caps}");
         self.srcpad.push_event(gst::event::Caps::new(&caps));

@@ -12,7 +12,7 @@ use gst::glib;
 use super::estimate::Told;
 use super::feedback::Feedback;
 use super::settings::Settings;
-use crate::rtp::{self, FrameInfo, Ids};
+use crate::rtp::{self, Bytes, FrameInfo, Ids};
 
 /// IPv4 and UDP headers, which the link carries too.
 const PACKET_OVERHEAD: u64 = 28;
@@ -266,7 +266,7 @@ impl State {
 
     /// Before the packet is passed on. `None` if it is no RTP packet.
     pub fn packet(&mut self, now: impl Fn() -> Timestamp, buffer: &gst::BufferRef) -> Option<Step> {
-        let map = buffer.map_readable().ok()?;
+        let map = Bytes::of(buffer)?;
         let header = Header::parse(&map).ok()?;
         let on = self.is_on();
         if !self.protects(header.ssrc) {

@@ -62,7 +62,7 @@ use gst::subclass::prelude::*;
 
 use super::RECOVERED_META;
 use super::settings::{self, Settings};
-use crate::rtp::{self, Ids};
+use crate::rtp::{self, Bytes, Ids};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -85,8 +85,9 @@ struct State {
     settings: Settings,
     ids: Ids,
     malformed: u64,
-    /// RTP timestamp of the last packet, and when it came.
-    frame: Option<Option<[u8; 4]>>,
+    /// Whether the last packet was a FEC packet and its RTP timestamp, and when
+    /// the first such came.
+    run: Option<(bool, [u8; 4])>,
     now: Timestamp,
 }
 
@@ -105,7 +106,7 @@ impl State {
             settings,
             ids,
             malformed: 0,
-            frame: None,
+            run: None,
             now: Timestamp::ZERO,
         })
     }
@@ -128,7 +129,7 @@ impl State {
 
     /// Before the packet is passed on.
     fn packet(&mut self, imp: &RtpFlexFecDec, buffer: &gst::BufferRef) -> Option<Step> {
-        let map = buffer.map_readable().ok()?;
+        let map = Bytes::of(buffer)?;
         // The decoder reads the rest, and says if there is none.
         let head = map.first_chunk::<12>();
         let fec = head.is_some_and(|head| {
@@ -136,10 +137,11 @@ impl State {
             let ssrc = u32::from_be_bytes([a, b, c, d]);
             self.settings.is_fec(head[1] & 0x7f, ssrc)
         });
-        // The clock is asked once a frame and for FEC packets: what is old is
-        // older than a frame.
-        let frame = head.map(|head| [head[4], head[5], head[6], head[7]]);
-        if self.frame.replace(frame) != Some(frame) || fec {
+        // The clock is asked once for the media of a frame, once for the FEC packets
+        // behind them: what is old is older than these.
+        let run = head.map(|head| (fec, [head[4], head[5], head[6], head[7]]));
+        if self.run != run {
+            self.run = run;
             self.now = imp.now();
         }
         let now = self.now;
@@ -249,7 +251,7 @@ impl RtpFlexFecDec {
         flow
     }
 
-    fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+    fn sink_event(&self, event: gst::Event) -> bool {
         let with_state = |act: &dyn Fn(&mut State) -> Result<(), DecoderConfigError>| {
             if let Some(Err(err)) = lock(&self.state).as_mut().map(act) {
                 gst::error!(CAT, imp = self, "{err}");
@@ -270,7 +272,8 @@ impl RtpFlexFecDec {
             }),
             _ => (),
         }
-        gst::Pad::event_default(pad, Some(&*self.obj()), event)
+        // There is one pad, which need not be looked for.
+        self.srcpad.push_event(event)
     }
 
     fn stats(&self) -> gst::Structure {
@@ -356,8 +359,8 @@ impl ObjectSubclass for RtpFlexFecDec {
                     |imp| imp.sink_chain_list(list),
                 )
             })
-            .event_function(|pad, parent, event| {
-                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_event(pad, event))
+            .event_function(|_, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_event(event))
             })
             .flags(gst::PadFlags::PROXY_CAPS)
             .build();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What both elements need of RTP headers and of caps.
 
-use flexfec_core::rtp::MutableExtensions;
+use flexfec_core::rtp::{MAX_PACKET, MutableExtensions};
 use gst::glib;
 use gst::prelude::*;
 
@@ -78,20 +78,39 @@ pub fn frame_info(buffer: &gst::BufferRef, id: u8) -> Option<FrameInfo> {
     }
 }
 
-/// The bytes of a buffer.
+/// The bytes of a buffer. To map it all takes longer, most if it has several
+/// memories, as from payloaders: these are copied into a new one.
 pub enum Bytes<'a> {
-    /// All in one memory, as packets mostly are: to map that takes half the time.
     Memory(gst::MemoryMap<'a, gst::memory::Readable>),
+    Copied(Vec<u8>),
     Buffer(gst::BufferMap<'a, gst::buffer::Readable>),
 }
 
 impl<'a> Bytes<'a> {
-    pub fn of(buffer: &'a gst::BufferRef) -> Option<Self> {
+    /// `scratch` is taken for several memories, up to the size of a packet.
+    #[inline]
+    pub fn of(buffer: &'a gst::BufferRef, scratch: &mut Vec<u8>) -> Option<Self> {
         if buffer.n_memory() == 1 {
             let map = buffer.peek_memory(0).map_readable().ok()?;
             return Some(Self::Memory(map));
         }
-        buffer.map_readable().ok().map(Self::Buffer)
+        let size = buffer.size();
+        if size > MAX_PACKET {
+            return buffer.map_readable().ok().map(Self::Buffer);
+        }
+        let mut copy = std::mem::take(scratch);
+        copy.resize(size, 0);
+        buffer.copy_to_slice(0, &mut copy).ok()?;
+        Some(Self::Copied(copy))
+    }
+
+    /// Gives `scratch` back; nothing is to be read any more.
+    // Not by value: that would copy the map of a memory.
+    #[inline]
+    pub fn done(&mut self, scratch: &mut Vec<u8>) {
+        if let Self::Copied(copy) = self {
+            std::mem::swap(copy, scratch);
+        }
     }
 }
 
@@ -101,6 +120,7 @@ impl std::ops::Deref for Bytes<'_> {
     fn deref(&self) -> &[u8] {
         match self {
             Self::Memory(map) => map,
+            Self::Copied(copy) => copy,
             Self::Buffer(map) => map,
         }
     }
@@ -216,6 +236,27 @@ mod tests {
         ids.learn(&caps);
         assert_eq!((ids.twcc, ids.frame), (Some(3), Some(5)));
         assert!(ids.mutable.contains(3) && !ids.mutable.contains(5));
+    }
+
+    #[test]
+    fn all_bytes_of_a_buffer_are_read_however_many_memories_it_has() {
+        gst::init().unwrap();
+        let mut scratch = Vec::new();
+        for lengths in [&[][..], &[30], &[12, 18], &[5, 6, 7], &[12, MAX_PACKET]] {
+            let mut buffer = gst::Buffer::new();
+            let mut expected = Vec::new();
+            for (at, &length) in lengths.iter().enumerate() {
+                let bytes = vec![at as u8 + 1; length];
+                expected.extend_from_slice(&bytes);
+                let memory = gst::Memory::from_slice(bytes);
+                buffer.get_mut().unwrap().append_memory(memory);
+            }
+            let mut bytes = Bytes::of(&buffer, &mut scratch).unwrap();
+            assert_eq!(*bytes, *expected, "{lengths:?}");
+            bytes.done(&mut scratch);
+            assert!(scratch.capacity() < MAX_PACKET, "{lengths:?}");
+        }
+        assert!(scratch.capacity() >= 30, "it is used again");
     }
 
     #[test]

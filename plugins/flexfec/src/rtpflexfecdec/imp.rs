@@ -89,6 +89,8 @@ struct State {
     /// the first such came.
     run: Option<(bool, [u8; 4])>,
     now: Timestamp,
+    /// For packets in several memories.
+    scratch: Vec<u8>,
 }
 
 /// What a packet leads to.
@@ -108,6 +110,7 @@ impl State {
             malformed: 0,
             run: None,
             now: Timestamp::ZERO,
+            scratch: Vec::new(),
         })
     }
 
@@ -127,11 +130,28 @@ impl State {
         Ok(())
     }
 
-    /// Before the packet is passed on.
+    /// Before the packet is passed on. `None` if it cannot be read.
     fn packet(&mut self, imp: &RtpFlexFecDec, buffer: &gst::BufferRef) -> Option<Step> {
-        let map = Bytes::of(buffer)?;
+        let mut bytes = Bytes::of(buffer, &mut self.scratch)?;
+        let pass = self.take(imp, &bytes);
+        bytes.done(&mut self.scratch);
+        let mut recovered = Vec::new();
+        while let Some(packet) = self.decoder.next_recovered() {
+            let mut made = rtp::buffer(packet.packet, (buffer.pts(), buffer.dts()));
+            if let Some(made) = made.get_mut() {
+                // It is registered.
+                let _ = CustomMeta::add(made, RECOVERED_META);
+            }
+            recovered.push(made);
+        }
+        Some(Step { pass, recovered })
+    }
+
+    /// Gives the packet to the decoder. Whether it is to be passed on.
+    #[inline]
+    fn take(&mut self, imp: &RtpFlexFecDec, packet: &[u8]) -> bool {
         // The decoder reads the rest, and says if there is none.
-        let head = map.first_chunk::<12>();
+        let head = packet.first_chunk::<12>();
         let fec = head.is_some_and(|head| {
             let [.., a, b, c, d] = *head;
             let ssrc = u32::from_be_bytes([a, b, c, d]);
@@ -146,13 +166,13 @@ impl State {
         }
         let now = self.now;
         let malformed = if fec {
-            let taken = self.decoder.fec(now, &map);
+            let taken = self.decoder.fec(now, packet);
             if let Err(rejected) = taken {
                 gst::debug!(CAT, imp = imp, "FEC packet: {rejected}");
             }
             None
         } else {
-            match self.decoder.media(now, &map) {
+            match self.decoder.media(now, packet) {
                 Media::Rejected(MediaRejected::Malformed(malformed)) => Some(malformed),
                 _ => None,
             }
@@ -163,17 +183,7 @@ impl State {
             }
             self.malformed += 1;
         }
-        let mut recovered = Vec::new();
-        while let Some(packet) = self.decoder.next_recovered() {
-            let mut made = rtp::buffer(packet.packet, (buffer.pts(), buffer.dts()));
-            if let Some(made) = made.get_mut() {
-                // It is registered.
-                let _ = CustomMeta::add(made, RECOVERED_META);
-            }
-            recovered.push(made);
-        }
-        let pass = malformed.is_none() && !fec;
-        Some(Step { pass, recovered })
+        malformed.is_none() && !fec
     }
 }
 

@@ -107,6 +107,8 @@ pub struct State {
     /// Protected, and all else, that passed since the controller was last told.
     passed: DataSize,
     others: DataSize,
+    /// For packets in several memories.
+    scratch: Vec<u8>,
 }
 
 fn on_the_link(bytes: usize) -> DataSize {
@@ -150,6 +152,7 @@ impl State {
             segment: None,
             passed: DataSize::ZERO,
             others: DataSize::ZERO,
+            scratch: Vec::new(),
         })
     }
 
@@ -266,23 +269,35 @@ impl State {
 
     /// Before the packet is passed on. `None` if it is no RTP packet.
     pub fn packet(&mut self, now: impl Fn() -> Timestamp, buffer: &gst::BufferRef) -> Option<Step> {
-        let map = Bytes::of(buffer)?;
-        let header = Header::parse(&map).ok()?;
+        let mut bytes = Bytes::of(buffer, &mut self.scratch)?;
+        let step = self.rtp_packet(now, buffer, &bytes);
+        bytes.done(&mut self.scratch);
+        step
+    }
+
+    #[inline]
+    fn rtp_packet(
+        &mut self,
+        now: impl Fn() -> Timestamp,
+        buffer: &gst::BufferRef,
+        packet: &[u8],
+    ) -> Option<Step> {
+        let header = Header::parse(packet).ok()?;
         let on = self.is_on();
         if !self.protects(header.ssrc) {
             if on {
-                self.others += on_the_link(map.len());
+                self.others += on_the_link(packet.len());
             }
             self.counts.others += 1;
             return Some(Step::default());
         }
         self.counts.media += 1;
-        self.counts.media_bytes += map.len() as u64;
+        self.counts.media_bytes += packet.len() as u64;
         if !on {
             self.counts.unprotected += 1;
             return Some(Step::default());
         }
-        self.passed += on_the_link(map.len());
+        self.passed += on_the_link(packet.len());
         // Without a marker the next timestamp tells that a frame is complete.
         let index = self.stream(header.ssrc);
         let stream = &mut self.streams[index];
@@ -294,15 +309,15 @@ impl State {
                 before = self.end_frame(now());
             }
         }
-        let mut pushed = self.block.push(&map, &self.ids.mutable);
+        let mut pushed = self.block.push(packet, &self.ids.mutable);
         if pushed.is_err_and(Rejected::fits_next) {
             // As if it were a frame: the controller is to know what it is of.
             before.append(&mut self.end_frame(now()));
             before.append(&mut self.flush(now()));
-            pushed = self.block.push(&map, &self.ids.mutable);
+            pushed = self.block.push(packet, &self.ids.mutable);
         }
         if pushed.is_ok() {
-            self.add_to_frame(self.streams[index].info, map.len());
+            self.add_to_frame(self.streams[index].info, packet.len());
             self.last = Some(Last {
                 timestamp: header.timestamp,
                 pts: buffer.pts(),

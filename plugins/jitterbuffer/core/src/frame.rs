@@ -38,9 +38,11 @@ impl RtpClock {
 
     /// Each timestamp is the one nearest to the last one given.
     pub fn nanos(&mut self, rtp_timestamp: u32) -> i64 {
-        let ticks = self.ticks(rtp_timestamp);
-        let nanos = i128::from(ticks) * 1_000_000_000 / i128::from(self.rate_hz);
-        i64::try_from(nanos).unwrap_or(if ticks < 0 { i64::MIN } else { i64::MAX })
+        let (ticks, rate) = (self.ticks(rtp_timestamp), i64::from(self.rate_hz));
+        // Seconds apart, as 128 bits are slow to divide.
+        let (seconds, rest) = (ticks / rate, ticks % rate);
+        let nanos = seconds.saturating_mul(1_000_000_000);
+        nanos.saturating_add(rest * 1_000_000_000 / rate)
     }
 
     /// The same in units of the clock.
@@ -54,6 +56,30 @@ impl RtpClock {
         };
         self.last = Some((rtp_timestamp, ticks));
         ticks
+    }
+}
+
+/// RTP time stamps made endless, counted as GStreamer counts them: from one
+/// turn on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExtTimestamp(Option<u64>);
+
+impl ExtTimestamp {
+    const TURN: u64 = 1 << 32;
+
+    /// Each is the one nearest to the last one given.
+    pub fn extend(&mut self, rtp_timestamp: u32) -> u64 {
+        let extended = match self.0 {
+            None => Self::TURN + u64::from(rtp_timestamp),
+            Some(last) => {
+                let step = rtp_timestamp.wrapping_sub(last as u32).cast_signed();
+                // Below zero it goes on in the first turn.
+                last.checked_add_signed(step.into())
+                    .unwrap_or_else(|| rtp_timestamp.into())
+            }
+        };
+        self.0 = Some(extended);
+        extended
     }
 }
 
@@ -74,6 +100,46 @@ mod tests {
         assert_eq!(clock.nanos(45_000), 1_000_000_000, "90 000 ticks on");
         assert_eq!(clock.nanos(u32::MAX - 89_999), -500_000_000, "reordered");
         assert_eq!(clock.nanos(0), 500_000_000);
+    }
+
+    #[test]
+    fn endless_time_stamps_go_over_the_wrap_and_back() {
+        let mut extended = ExtTimestamp::default();
+        assert_eq!(extended.extend(u32::MAX), 0x1_ffff_ffff);
+        assert_eq!(extended.extend(9), 0x2_0000_0009);
+        assert_eq!(extended.extend(u32::MAX), 0x1_ffff_ffff);
+        for raw in [0xa000_0000, 0x5000_0000, 0, 0xa000_0000, 0x5000_0000, 0] {
+            assert_eq!(extended.extend(raw) as u32, raw, "back and back");
+        }
+        assert_eq!(
+            extended.extend(0xf000_0000),
+            0xf000_0000,
+            "there is no less"
+        );
+    }
+
+    #[test]
+    fn nanos_are_whole_ticks_at_any_rate() {
+        for rate in [1, 8000, 44_100, 90_000, u32::MAX] {
+            let (mut clock, mut raw, mut ticks) = (RtpClock::new(rate), 0u32, 0i64);
+            clock.nanos(raw);
+            for step in [
+                1,
+                7,
+                -20,
+                90_001,
+                -1_000_000_007,
+                3,
+                i32::MAX,
+                i32::MIN,
+                44_099,
+            ] {
+                raw = raw.wrapping_add_signed(step);
+                ticks += i64::from(step);
+                let exact = i128::from(ticks) * 1_000_000_000 / i128::from(rate);
+                assert_eq!(i128::from(clock.nanos(raw)), exact, "{ticks} at {rate} Hz");
+            }
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod change;
 mod config;
 mod drift;
 mod large;
+mod sorted;
 mod window;
 
 use std::time::Duration;
@@ -30,7 +31,7 @@ use change::{Change, FOUND_AFTER};
 pub use config::{Config, ConfigError, LONGEST_DELAY};
 use drift::Drift;
 use large::Large;
-use window::Window;
+pub(crate) use window::Window;
 
 /// What may hold the delay up: so it has fallen 10 s after the network got
 /// better.
@@ -61,6 +62,10 @@ const START_FRAMES: i64 = 30;
 /// RTP time has ticks of 11 us, and stamps are no better: frames alike are not
 /// to miss each other's time.
 const SLACK: Duration = Duration::from_micros(100);
+/// A frame that comes before the fastest ones of late by more than this is of
+/// another clock: the network cannot have become so much faster at once, and
+/// waiting for its time would freeze the picture.
+const EARLIEST: Duration = Duration::from_secs(1);
 /// The delay falls by this part of what is too much each second, and a bit:
 /// frames are shown faster, but not all at once.
 const FALL_TAU: Duration = Duration::from_millis(500);
@@ -96,14 +101,22 @@ impl AdaptiveModel {
         })
     }
 
+    /// What was learnt is kept.
+    pub fn configure(&mut self, config: Config) -> Result<(), ConfigError> {
+        config.validate()?;
+        self.config = config;
+        if let Some(learnt) = &mut self.learnt {
+            learnt.configure(&config);
+        }
+        Ok(())
+    }
+
     /// A frame is complete.
     pub fn frame(&mut self, frame: &Frame) -> Arrival {
         let capture = self.clock.nanos(frame.rtp_timestamp);
         let transit = nanos(frame.arrival).saturating_sub(capture);
         match &mut self.learnt {
-            Some(learnt)
-                if transit.abs_diff(learnt.last_transit) <= LONGEST_DELAY.as_nanos() as u64 =>
-            {
+            Some(learnt) if learnt.is_of_same_clock(transit) => {
                 let late = transit.saturating_sub(learnt.offset);
                 learnt.frame(&self.config, frame, transit, late > 0);
                 if late > 0 {
@@ -146,6 +159,10 @@ fn span(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
 
+fn short_frames(config: &Config) -> usize {
+    (SHORT_FRAMES / config.late_target.value()) as usize
+}
+
 /// All times in ns, transits from the zero of both clocks.
 #[derive(Clone, Debug)]
 struct Learnt {
@@ -171,7 +188,7 @@ impl Learnt {
     fn new(config: &Config, frame: &Frame, transit: i64) -> Self {
         let target = config.late_target.value();
         let mut learnt = Self {
-            short: Window::new(SHORT, (SHORT_FRAMES / target) as usize),
+            short: Window::new(SHORT, short_frames(config)),
             long: Window::new(LONG, 0),
             large: Large::default(),
             change: Change::default(),
@@ -185,6 +202,20 @@ impl Learnt {
         learnt.remember(frame, transit);
         learnt.offset = learnt.goal(config);
         learnt
+    }
+
+    /// Whether the sender's clock goes on as it did.
+    fn is_of_same_clock(&self, transit: i64) -> bool {
+        let jump = transit.abs_diff(self.last_transit);
+        let earliest = self.base().saturating_sub(span(EARLIEST));
+        jump <= LONGEST_DELAY.as_nanos() as u64 && transit >= earliest
+    }
+
+    fn configure(&mut self, config: &Config) {
+        self.short.hold(short_frames(config));
+        let target = config.late_target.value();
+        self.share = self.share.clamp(SHARES.0 * target, SHARES.1 * target);
+        self.offset = self.goal(config);
     }
 
     fn frame(&mut self, config: &Config, frame: &Frame, transit: i64, late: bool) {

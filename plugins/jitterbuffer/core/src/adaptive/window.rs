@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use dualstream_common::Timestamp;
 
+use super::sorted::Sorted;
+
 /// It takes longer to have enough frames where they are few, but no longer than
 /// this.
 const LONGEST_SPAN: Duration = Duration::from_secs(60);
@@ -12,25 +14,30 @@ const MAX_FRAMES: usize = 8192;
 
 /// The transits of the frames of late, in order of their size.
 #[derive(Clone, Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     /// Never fewer for the sake of the span.
     enough: usize,
     span: Duration,
     frames: VecDeque<(Timestamp, i64)>,
-    sorted: Vec<i64>,
+    sorted: Sorted,
 }
 
 impl Window {
-    pub(super) fn new(span: Duration, enough: usize) -> Self {
+    pub(crate) fn new(span: Duration, enough: usize) -> Self {
         Self {
             enough: enough.min(MAX_FRAMES),
             span,
             frames: VecDeque::new(),
-            sorted: Vec::new(),
+            sorted: Sorted::default(),
         }
     }
 
-    pub(super) fn push(&mut self, arrival: Timestamp, transit: i64) {
+    /// Holds that many in future, whatever their age.
+    pub(crate) fn hold(&mut self, enough: usize) {
+        self.enough = enough.min(MAX_FRAMES);
+    }
+
+    pub(crate) fn push(&mut self, arrival: Timestamp, transit: i64) {
         while let Some((oldest, _)) = self.frames.front() {
             let age = arrival.since(*oldest);
             let full = self.frames.len() >= MAX_FRAMES;
@@ -41,12 +48,11 @@ impl Window {
             self.pop();
         }
         self.frames.push_back((arrival, transit));
-        let at = self.sorted.partition_point(|other| *other < transit);
-        self.sorted.insert(at, transit);
+        self.sorted.insert(transit);
     }
 
     /// Forgets what is older than `age`.
-    pub(super) fn keep(&mut self, now: Timestamp, age: Duration) {
+    pub(crate) fn keep(&mut self, now: Timestamp, age: Duration) {
         while self
             .frames
             .front()
@@ -57,24 +63,22 @@ impl Window {
     }
 
     /// The median.
-    pub(super) fn middle(&self) -> Option<i64> {
-        self.sorted.get(self.len() / 2).copied()
+    pub(crate) fn middle(&self) -> Option<i64> {
+        self.sorted.get(self.len() / 2)
     }
 
     fn pop(&mut self) {
-        if let Some((_, transit)) = self.frames.pop_front()
-            && let Ok(at) = self.sorted.binary_search(&transit)
-        {
-            self.sorted.remove(at);
+        if let Some((_, transit)) = self.frames.pop_front() {
+            self.sorted.remove(transit);
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.frames.len()
     }
 
-    pub(super) fn smallest(&self) -> Option<i64> {
-        self.sorted.first().copied()
+    pub(crate) fn smallest(&self) -> Option<i64> {
+        self.sorted.first()
     }
 
     /// The transit that the next frame exceeds with a probability of at most
@@ -83,10 +87,10 @@ impl Window {
     ///
     /// The next of n + 1 alike is the largest with a probability of 1 / (n + 1),
     /// and so on.
-    pub(super) fn exceeded_by(&self, share: f64) -> Option<i64> {
+    pub(crate) fn exceeded_by(&self, share: f64) -> Option<i64> {
         let allowed = (share * (self.len() + 1) as f64) as usize;
         let from_top = allowed.clamp(1, self.len().max(1));
-        self.sorted.get(self.len().checked_sub(from_top)?).copied()
+        self.sorted.get(self.len().checked_sub(from_top)?)
     }
 }
 

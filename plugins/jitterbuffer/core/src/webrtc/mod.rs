@@ -138,6 +138,12 @@ impl WebrtcModel {
         Some(self.expected(rtp_timestamp)? + self.estimate)
     }
 
+    /// The last estimate.
+    #[must_use]
+    pub fn estimate(&self) -> Duration {
+        self.estimate
+    }
+
     fn learn(&mut self, now: Timestamp, variation_ms: f64, bytes: f64) {
         if bytes <= 0.0 {
             return;

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Which packets are asked for again, and when.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use dualstream_common::Timestamp;
+
+use super::LONGEST_REPAIR;
+use super::config::{BufferConfig, RequestConfig};
+use super::packet::{Origin, Request};
+use super::reorder::{Reordering, RoundTrip, Smoothed};
+use super::store::{Missing, Store};
+
+/// What later packets do not tell is asked for after this time.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// So many that are not valid are of no concern.
+const FEW: usize = 64;
+/// No more packets are asked for at the same time (as libwebrtc); those beyond
+/// are not asked for at all. Requests cannot mend such a loss, and a sender
+/// that skips numbers is not to make us send them without end.
+const MOST: usize = 1000;
+
+/// Packets that were given up and may still come; the oldest are forgotten.
+const REMEMBERED: usize = 64;
+
+/// What to ask for next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum NextRequest {
+    Ask(Request),
+    WaitUntil(Timestamp),
+    Idle,
+}
+
+/// The end of a frame: nothing comes behind a lost one that tells of it.
+#[derive(Clone, Copy, Debug)]
+struct Tail {
+    /// That of the packet that should come.
+    number: u64,
+    timestamp: u32,
+    /// When the packet before it came.
+    last: Timestamp,
+    /// When it is asked for, or was.
+    due: Result<Timestamp, Timestamp>,
+}
+
+/// From one packet of a frame to the next, at least.
+const LEAST_SPACING: Duration = Duration::from_millis(5);
+/// The end of a frame may be so many deviations later.
+const SPACING_DEVIATIONS: f64 = 6.0;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Requests {
+    /// At most one that is valid for each missing packet: the one with the time
+    /// that the packet's slot says. The others are swept out when they are too
+    /// many.
+    due: BinaryHeap<Reverse<(Timestamp, u64)>>,
+    /// Packets that were asked for once and given up, and when that was. Else
+    /// nothing is learnt where all answers are too late.
+    given_up: VecDeque<(u64, Timestamp)>,
+    rtt: RoundTrip,
+    order: Reordering,
+    tail: Option<Tail>,
+    /// Time stamp of the last frame with a marker.
+    ended: Option<u32>,
+    /// Between packets of one frame.
+    spacing: Option<Smoothed>,
+}
+
+impl Requests {
+    pub(super) fn clear(&mut self) {
+        self.due.clear();
+        self.tail = None;
+        self.given_up.clear();
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt.known()
+    }
+
+    pub(super) fn due(&self) -> Option<Timestamp> {
+        let missing = self.due.peek().map(|Reverse((due, _))| *due);
+        let tail = self.tail.and_then(|tail| tail.due.ok());
+        match (missing, tail) {
+            (Some(missing), Some(tail)) => Some(missing.min(tail)),
+            (missing, tail) => missing.or(tail),
+        }
+    }
+
+    /// How long a packet is missing at least, if it has to be asked for.
+    pub(super) fn repair(&self, config: &BufferConfig) -> Duration {
+        if config.request.enabled && self.rtt.known().is_some() {
+            let wait = config.request.min_delay.max(PATIENCE);
+            (self.rtt.timeout() + wait).min(LONGEST_REPAIR)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// A packet came behind all others; the last `gap` before it are missing.
+    pub(super) fn behind<P>(
+        &mut self,
+        now: Timestamp,
+        number: u64,
+        gap: usize,
+        config: &BufferConfig,
+        store: &mut Store<P>,
+    ) {
+        let RequestConfig {
+            enabled,
+            reorder_packets,
+            min_delay,
+            ..
+        } = config.request;
+        if !enabled {
+            return;
+        }
+        let overtaken = self.order.delay(now);
+        let by_count = u64::from(reorder_packets.unwrap_or(0));
+        let counts = by_count > 0 && overtaken.is_none();
+        let patience = reorder_packets.map_or(Duration::ZERO, |_| PATIENCE);
+        let wait = overtaken.unwrap_or(patience).max(min_delay);
+        self.sweep(store);
+        // The last ones: what follows them is here.
+        let asked = gap.min(MOST.saturating_sub(self.due.len()));
+        for missing in number - asked as u64..number {
+            let certain = counts && number - missing >= by_count;
+            let due = if certain { now } else { now + wait };
+            self.schedule(store, missing, due);
+        }
+        // This packet makes the certain number for one before the gap.
+        if counts
+            && let Some(missing) = number.checked_sub(by_count)
+            && store
+                .missing(missing)
+                .is_some_and(|m| m.requests == 0 && m.due.is_some_and(|due| due > now))
+        {
+            self.schedule(store, missing, now);
+        }
+    }
+
+    /// A packet came behind all others. If its frame is to go on, but does not,
+    /// what follows is asked for; whoever has not sent that yet does not answer.
+    pub(super) fn goes_on(
+        &mut self,
+        now: Timestamp,
+        number: u64,
+        timestamp: u32,
+        (marker, origin): (bool, Origin),
+        config: &RequestConfig,
+    ) {
+        if let Some(before) = self.tail
+            && before.timestamp == timestamp
+            && before.number == number
+            && origin == Origin::Network
+        {
+            let seconds = now.since(before.last).as_secs_f64();
+            self.spacing
+                .get_or_insert(Smoothed::first(seconds))
+                .add(seconds);
+        }
+        self.tail = None;
+        if marker {
+            self.ended = Some(timestamp);
+        }
+        // Without markers nobody knows where a frame ends, and behind one there
+        // may be FEC.
+        let goes_on = self.ended.is_some_and(|ended| ended != timestamp);
+        if goes_on && config.enabled {
+            let spacing = self
+                .spacing
+                .map(|spacing| spacing.above(SPACING_DEVIATIONS));
+            let wait = spacing.unwrap_or_default().max(LEAST_SPACING);
+            let overtaken = self.order.delay(now).unwrap_or_default();
+            let wait = wait.max(overtaken).max(config.min_delay);
+            self.tail = Some(Tail {
+                number: number + 1,
+                timestamp,
+                last: now,
+                due: Ok(now + wait),
+            });
+        }
+    }
+
+    /// Another packet came.
+    pub(super) fn forget_tail(&mut self) {
+        self.tail = None;
+    }
+
+    /// A retransmission came behind all others: it was asked for as the end of
+    /// a frame. False if it was not.
+    pub(super) fn ended(&mut self, now: Timestamp, number: u64) -> bool {
+        match self.tail {
+            Some(Tail {
+                number: asked,
+                due: Err(when),
+                ..
+            }) if asked == number => {
+                self.rtt.answered(now.since(when));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn next_tail(
+        &mut self,
+        now: Timestamp,
+        until: &impl Fn(u32, Timestamp, bool) -> Timestamp,
+    ) -> NextRequest {
+        let Some(tail) = &mut self.tail else {
+            return NextRequest::Idle;
+        };
+        match tail.due {
+            Err(_) => NextRequest::Idle,
+            Ok(due) if due > now => NextRequest::WaitUntil(due),
+            Ok(_) => {
+                tail.due = Err(now);
+                let until = until(tail.timestamp, tail.last, false);
+                if now + self.rtt.known().unwrap_or_default() > until {
+                    return NextRequest::Idle;
+                }
+                NextRequest::Ask(Request {
+                    sequence: tail.number as u16,
+                    retry: 0,
+                    delay: now.since(tail.last),
+                    deadline: until.since(now),
+                })
+            }
+        }
+    }
+
+    fn schedule<P>(&mut self, store: &mut Store<P>, number: u64, due: Timestamp) {
+        if let Some(missing) = store.missing(number) {
+            missing.due = Some(due);
+            self.due.push(Reverse((due, number)));
+        }
+        self.sweep(store);
+    }
+
+    fn sweep<P>(&mut self, store: &Store<P>) {
+        if self.due.len() > 2 * store.len() + FEW {
+            self.due
+                .retain(|Reverse((due, number))| store.is_due(*number, *due));
+        }
+    }
+
+    /// A missing packet came.
+    pub(super) fn filled(&mut self, now: Timestamp, missing: &Missing, origin: Origin) {
+        match origin {
+            Origin::Retransmission if missing.requests == 1 => {
+                self.rtt.answered(now.since(missing.requested));
+            }
+            // Not an answer, if it comes sooner than one can.
+            Origin::Network
+                if missing.requests == 0 || now.since(missing.requested) < self.rtt.mean() / 2 =>
+            {
+                self.order.overtaken(now, now.since(missing.since));
+            }
+            _ => (),
+        }
+    }
+
+    /// A missing packet is not waited for any longer.
+    pub(super) fn give_up(&mut self, number: u64, missing: &Missing) {
+        if missing.requests != 1 {
+            return;
+        }
+        if self.given_up.len() >= REMEMBERED {
+            self.given_up.pop_front();
+        }
+        self.given_up.push_back((number, missing.requested));
+    }
+
+    /// An answer came for a packet that was given up.
+    pub(super) fn too_late(&mut self, now: Timestamp, number: u64) {
+        let at = self.given_up.iter().position(|(n, _)| *n == number);
+        if let Some((_, requested)) = at.and_then(|at| self.given_up.remove(at)) {
+            self.rtt.answered(now.since(requested));
+        }
+    }
+
+    /// `until`: how long a packet is of use, by the time stamp behind the gap,
+    /// when it was missed, and whether it is shown.
+    pub(super) fn next<P>(
+        &mut self,
+        now: Timestamp,
+        config: &BufferConfig,
+        store: &mut Store<P>,
+        until: impl Fn(u32, Timestamp, bool) -> Timestamp,
+    ) -> NextRequest {
+        if !config.request.enabled {
+            self.clear();
+        }
+        let tail = self.next_tail(now, &until);
+        if let NextRequest::Ask(_) = tail {
+            return tail;
+        }
+        while let Some(Reverse((due, number))) = self.due.peek().copied() {
+            let Some(missing) = store.missing(number).filter(|m| m.due == Some(due)) else {
+                self.due.pop();
+                continue;
+            };
+            if due > now {
+                return match tail {
+                    NextRequest::WaitUntil(tail) => NextRequest::WaitUntil(tail.min(due)),
+                    _ => NextRequest::WaitUntil(due),
+                };
+            }
+            self.due.pop();
+            missing.due = None;
+            let retry = missing.requests;
+            let last = config.request.max_retries.is_some_and(|most| retry > most);
+            let until = until(missing.timestamp, missing.since, missing.hidden);
+            // How long an answer takes is learnt from the first ones.
+            let answer = self.rtt.known().unwrap_or_default();
+            if last || now + answer > until {
+                continue;
+            }
+            missing.requests += 1;
+            missing.requested = now;
+            let delay = now.since(missing.since);
+            self.schedule(store, number, now + self.rtt.timeout());
+            return NextRequest::Ask(Request {
+                sequence: number as u16,
+                retry,
+                delay,
+                deadline: until.since(now),
+            });
+        }
+        tail
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::store::Held;
+    use crate::{Assembly, Packet, Part};
+    use dualstream_common::DataSize;
+
+    fn held(now: Timestamp) -> Held<()> {
+        let packet = Packet {
+            sequence: 0,
+            timestamp: 0,
+            marker: false,
+            size: DataSize::ZERO,
+            origin: Origin::Network,
+            part: Part::default(),
+            number: None,
+            hidden: false,
+            data: (),
+        };
+        Held {
+            packet,
+            arrival: now,
+            told: false,
+        }
+    }
+
+    /// Each packet says that many are missing, and all are given up at once.
+    #[test]
+    fn what_is_of_no_use_any_more_is_swept_out() {
+        let config = BufferConfig {
+            request: RequestConfig {
+                enabled: true,
+                ..RequestConfig::default()
+            },
+            ..BufferConfig::default()
+        };
+        let mut requests = Requests::default();
+        let mut store = Store::new(Assembly::Frames);
+        let now = Timestamp::from_millis(5);
+        for n in 0..1000 {
+            let number = n * 3001;
+            store.insert(number, held(now));
+            let gap = if n == 0 { 0 } else { 3000 };
+            requests.behind(now, number, gap, &config, &mut store);
+            assert!(requests.due.len() <= 2 * store.len() + FEW, "{n}");
+            while store.pop().is_some() {}
+        }
+    }
+}

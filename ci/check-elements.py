@@ -26,6 +26,7 @@ PLUGINS = {
     "feedback": ["rtcpiframefeedback"],
     "flexfec": ["rtpflexfecdec", "rtpflexfecenc"],
     "gcc": ["rtpgcc", "rtpremb"],
+    "jitterbuffer": ["rtpkalmanjitterbuffer"],
     "pacer": ["rtppacer"],
     "dualwebrtc": ["dualwebrtcsink", "dualwebrtcsrc"],
 }

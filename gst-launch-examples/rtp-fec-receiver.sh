@@ -28,5 +28,5 @@ exec gst-launch-1.0 rtpsession name=session rtp-profile=avpf \
     udpsrc port="$PORT" caps="$RTP" ! identity drop-probability="$LOSS" ! session.recv_rtp_sink \
     udpsrc port=$((PORT + 1)) ! session.recv_rtcp_sink \
     session.send_rtcp_src ! udpsink host="$HOST" port=$((PORT + 2)) sync=false async=false \
-    session.recv_rtp_src ! rtpflexfecdec pt=110 ! rtpssrcdemux ! rtpjitterbuffer latency=100 ! rtpptdemux \
+    session.recv_rtp_src ! rtpflexfecdec pt=110 ! rtpssrcdemux ! rtpkalmanjitterbuffer latency=100 ! rtpptdemux \
         ! rtph264depay ! avdec_h264 ! videoconvert ! $SINK

@@ -135,10 +135,9 @@ impl Join {
         gst::Pad::query_default(pad, Some(&*self.obj()), query)
     }
 
+    /// QoS goes by the decoders, too: one that skips frames loses references.
     fn src_event(&self, event: gst::Event) -> bool {
         match event.type_() {
-            // A decoder that skips frames loses references.
-            gst::EventType::Qos => true,
             gst::EventType::Reconfigure => {
                 gst::Pad::event_default(&self.srcpad, Some(&*self.obj()), event)
             }

@@ -34,6 +34,10 @@ pub const SENDER: &[Requirement] = &[
 pub const RECEIVER: &[Requirement] = &[
     ("dualh264dec", "the dualstream plugin (libgstdualstream)"),
     ("rtpflexfecdec", "the flexfec plugin (libgstflexfec)"),
+    (
+        "rtpkalmanjitterbuffer",
+        "the jitterbuffer plugin (libgstjitterbuffer)",
+    ),
 ];
 
 /// The first element that cannot be made, as an error for the user.

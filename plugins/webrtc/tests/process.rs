@@ -21,6 +21,7 @@ fn plugins(test: &str) -> PathBuf {
         "libgstfeedback.so",
         "libgstflexfec.so",
         "libgstgcc.so",
+        "libgstjitterbuffer.so",
         "libgstpacer.so",
         "libgstdualwebrtc.so",
     ] {

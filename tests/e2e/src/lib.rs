@@ -16,6 +16,7 @@ pub fn init() {
         gstfeedback::plugin_register_static().expect("plugin feedback");
         gstflexfec::plugin_register_static().expect("plugin flexfec");
         gstgcc::plugin_register_static().expect("plugin gcc");
+        gstjitterbuffer::plugin_register_static().expect("plugin jitterbuffer");
         gstpacer::plugin_register_static().expect("plugin pacer");
         gstdualwebrtc::plugin_register_static().expect("plugin dualwebrtc");
     });

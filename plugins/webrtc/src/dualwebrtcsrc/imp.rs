@@ -16,9 +16,12 @@
  * - A producer that comes to the end of its stream says so (RTCP BYE). Then
  *   this element's stream ends too, unless #dualwebrtcsrc:eos-on-end is
  *   false. A producer that just vanishes is waited for.
- * - #dualwebrtcsrc:latency is that of the jitter buffers; it is reported as
- *   latency of this live source. A sink with sync=false shows each picture as
- *   soon as it is decoded.
+ * - The jitter buffers (#rtpkalmanjitterbuffer, both streams with one estimate)
+ *   delay pictures as long as the network needs, so that all but
+ *   #dualwebrtcsrc:late-target of them are in time; missing packets are waited
+ *   for during #dualwebrtcsrc:latency. With #dualwebrtcsrc:jitter-buffer=fixed
+ *   all is delayed by latency. The delay is reported as latency of this live
+ *   source. A sink with sync=false shows each picture as soon as it is decoded.
  * - FEC that the producer offers is taken, and lost packets are recovered
  *   (#rtpflexfecdec) before the jitter buffers ask for them again.
  *   #dualwebrtcsrc:fec chooses.
@@ -45,6 +48,7 @@
  * | `fec-decoder` | structure | statistics of #rtpflexfecdec, while there is FlexFEC |
  * | `decoder` | structure | statistics of the decoder |
  * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
+ * | `jitterbuffer-0`, `jitterbuffer-1` | structure | statistics of the jitter buffer of each stream |
  *
  * The signaller comes from gst-plugins-rs and its types bear the same names
  * as those of the rswebrtc plugin: one process can use elements of one of the
@@ -58,6 +62,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gstrswebrtc::signaller::{Signallable, Signaller, WebRTCSignallerRole};
 
+use super::buffers::{Choice, JitterBuffer};
 use super::stats::Shared;
 use super::worker::{Command, Setup, Worker};
 use crate::dualwebrtcsink::{add_stats, signaller_clash};
@@ -83,8 +88,7 @@ struct Running {
 
 struct SrcSettings {
     common: Settings,
-    /// In ms.
-    latency: u32,
+    buffers: Choice,
     eos_on_end: bool,
 }
 
@@ -92,7 +96,7 @@ impl Default for SrcSettings {
     fn default() -> Self {
         Self {
             common: Settings::default(),
-            latency: 200,
+            buffers: Choice::default(),
             eos_on_end: true,
         }
     }
@@ -147,11 +151,11 @@ impl DualWebRtcSrc {
     }
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let (common, latency, eos_on_end) = {
+        let (common, buffers, eos_on_end) = {
             let settings = self.settings.lock().unwrap();
             (
                 settings.common.clone(),
-                settings.latency,
+                settings.buffers,
                 settings.eos_on_end,
             )
         };
@@ -170,7 +174,7 @@ impl DualWebRtcSrc {
             src: self.obj().downgrade(),
             decoder: decoder.clone(),
             settings: common,
-            latency,
+            buffers,
             eos_on_end,
             shared: self.shared.clone(),
             link,
@@ -212,12 +216,17 @@ impl DualWebRtcSrc {
         }
     }
 
-    /// Live, with the jitter buffers' latency even while there is no session.
+    /// Live, with the latency of fixed jitter buffers even while there is no
+    /// session.
     fn query(&self, pad: &gst::GhostPad, query: &mut gst::QueryRef) -> bool {
         let gst::QueryViewMut::Latency(latency) = query.view_mut() else {
             return gst::Pad::query_default(pad, Some(&*self.obj()), query);
         };
-        let own = gst::ClockTime::from_mseconds(self.settings.lock().unwrap().latency.into());
+        let buffers = self.settings.lock().unwrap().buffers;
+        let own = match buffers.kind {
+            JitterBuffer::Fixed => gst::ClockTime::from_mseconds(buffers.latency.into()),
+            JitterBuffer::Adaptive => gst::ClockTime::ZERO,
+        };
         let mut inner = gst::query::Latency::new();
         let decoder = pad.target().is_some_and(|target| target.query(&mut inner));
         let min = if decoder {
@@ -245,8 +254,11 @@ impl DualWebRtcSrc {
         if let Some(decoder) = &snapshot.fec_decoder {
             add_stats(&mut stats, "fec-decoder", decoder);
         }
-        for (index, feedback) in &snapshot.streams {
+        for (index, feedback, buffer) in &snapshot.streams {
             add_stats(&mut stats, &format!("feedback-{index}"), feedback);
+            if let Some(buffer) = buffer.upgrade() {
+                add_stats(&mut stats, &format!("jitterbuffer-{index}"), &buffer);
+            }
         }
         stats
     }
@@ -283,8 +295,28 @@ impl ObjectImpl for DualWebRtcSrc {
             specs.extend([
                 glib::ParamSpecUInt::builder("latency")
                     .nick("Latency")
-                    .blurb("Time that the jitter buffers wait for packets that are missing, in ms")
-                    .default_value(default.latency)
+                    .blurb("Time that the jitter buffers wait for packets that are missing, in ms; fixed ones hold all packets that long")
+                    .default_value(default.buffers.latency)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("jitter-buffer", default.buffers.kind)
+                    .nick("Jitter Buffer")
+                    .blurb("Which jitter buffers are used")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecDouble::builder("late-target")
+                    .nick("Late Target")
+                    .blurb("Share of pictures allowed to miss their time with adaptive jitter buffers; smaller = more delay")
+                    .minimum(0.0001)
+                    .maximum(0.5)
+                    .default_value(default.buffers.late_target)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-latency")
+                    .nick("Maximum Latency")
+                    .blurb("Upper limit of the delay of adaptive jitter buffers, in ms")
+                    .maximum(10_000)
+                    .default_value(default.buffers.max_latency)
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecBoolean::builder("eos-on-end")
@@ -322,7 +354,20 @@ impl ObjectImpl for DualWebRtcSrc {
                 self.settings.lock().unwrap().common.signaller = Some(signaller);
             }
             "latency" => {
-                self.settings.lock().unwrap().latency = value.get().expect("type checked upstream");
+                self.settings.lock().unwrap().buffers.latency =
+                    value.get().expect("type checked upstream");
+            }
+            "jitter-buffer" => {
+                self.settings.lock().unwrap().buffers.kind =
+                    value.get().expect("type checked upstream");
+            }
+            "late-target" => {
+                self.settings.lock().unwrap().buffers.late_target =
+                    value.get().expect("type checked upstream");
+            }
+            "max-latency" => {
+                self.settings.lock().unwrap().buffers.max_latency =
+                    value.get().expect("type checked upstream");
             }
             "eos-on-end" => {
                 self.settings.lock().unwrap().eos_on_end =
@@ -337,7 +382,10 @@ impl ObjectImpl for DualWebRtcSrc {
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
-            "latency" => self.settings.lock().unwrap().latency.to_value(),
+            "latency" => self.settings.lock().unwrap().buffers.latency.to_value(),
+            "jitter-buffer" => self.settings.lock().unwrap().buffers.kind.to_value(),
+            "late-target" => self.settings.lock().unwrap().buffers.late_target.to_value(),
+            "max-latency" => self.settings.lock().unwrap().buffers.max_latency.to_value(),
             "eos-on-end" => self.settings.lock().unwrap().eos_on_end.to_value(),
             "stats" => self.stats().to_value(),
             name => self

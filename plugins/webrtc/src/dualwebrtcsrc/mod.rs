@@ -2,6 +2,7 @@
 use gst::glib;
 use gst::prelude::*;
 
+mod buffers;
 mod imp;
 mod session;
 mod stats;

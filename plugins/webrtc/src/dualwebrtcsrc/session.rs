@@ -15,6 +15,7 @@ use gst::glib;
 use gst::prelude::*;
 use gst_webrtc::{WebRTCFECType, WebRTCPeerConnectionState, WebRTCRTPTransceiver};
 
+use super::buffers::{Buffers, Choice};
 use super::imp::CAT;
 use super::stats::Shared;
 use crate::fec::{self, Agreed};
@@ -107,6 +108,7 @@ pub struct Session {
     offered: Offered,
     created: Instant,
     latency: Duration,
+    buffers: Buffers,
     disconnected: Option<Instant>,
     media: Arc<Media>,
 }
@@ -116,13 +118,17 @@ impl Session {
         id: String,
         serial: u64,
         settings: &Settings,
-        latency: u32,
+        choice: Choice,
         decoder: &gst::Element,
         shared: &Arc<Shared>,
         post: Post,
     ) -> Result<Self, gst::ErrorMessage> {
         let peer = Peer::new(crate::peer::Role::Receiver, settings, post)?;
-        peer.webrtcbin().set_property("latency", latency);
+        peer.webrtcbin().set_property("latency", choice.latency);
+        let buffers = Buffers::default();
+        // No two elements of the process have the same name and address.
+        let group = format!("{}-{:p}-{serial}", decoder.path_string(), decoder.as_ptr());
+        buffers.serve(peer.webrtcbin(), choice, group);
         let bin = gst::Bin::with_name(&format!("session-{serial}"));
         bin.add(peer.webrtcbin())
             .map_err(|err| gst::error_msg!(gst::CoreError::Failed, ["{err}"]))?;
@@ -139,7 +145,8 @@ impl Session {
             fec_look: None,
             offered: Arc::default(),
             created: Instant::now(),
-            latency: Duration::from_millis(latency.into()),
+            latency: Duration::from_millis(choice.latency.into()),
+            buffers,
             disconnected: None,
             media: Arc::default(),
         };
@@ -182,6 +189,7 @@ impl Session {
             shared: shared.clone(),
             activity: self.peer.activity().clone(),
             media: self.media.clone(),
+            buffers: self.buffers.clone(),
         };
         self.peer.webrtcbin().connect_pad_added(move |_, pad| {
             if pad.direction() == gst::PadDirection::Src
@@ -407,6 +415,7 @@ struct Streams {
     shared: Arc<Shared>,
     activity: Arc<Activity>,
     media: Arc<Media>,
+    buffers: Buffers,
 }
 
 impl Streams {
@@ -481,7 +490,14 @@ impl Streams {
                 gst::PadProbeReturn::Ok
             },
         );
-        self.shared.update(|s| s.streams.push((index, feedback)));
+        let buffer = pad
+            .current_caps()
+            .and_then(|caps| caps.structure(0)?.get::<u32>("ssrc").ok())
+            .and_then(|ssrc| self.buffers.of(ssrc));
+        let weak = glib::WeakRef::new();
+        weak.set(buffer.as_ref());
+        self.shared
+            .update(|s| s.streams.push((index, feedback, weak)));
         Ok(())
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Mutex;
 
+use gst::glib;
+
 use crate::fec::Agreed;
 
 #[derive(Clone, Debug, Default)]
@@ -12,7 +14,8 @@ pub struct Snapshot {
     pub signalling: bool,
     pub producer: String,
     pub sessions: u64,
-    pub streams: Vec<(usize, gst::Element)>,
+    /// Index, rtcpiframefeedback, jitter buffer.
+    pub streams: Vec<(usize, gst::Element, glib::WeakRef<gst::Element>)>,
     pub fec: Agreed,
     pub fec_decoder: Option<gst::Element>,
 }

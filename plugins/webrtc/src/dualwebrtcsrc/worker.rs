@@ -11,6 +11,7 @@ use gst::prelude::*;
 use gst_webrtc::{WebRTCSDPType, WebRTCSessionDescription};
 
 use super::DualWebRtcSrc;
+use super::buffers::Choice;
 use super::imp::CAT;
 use super::session::{Due, Phase, Session};
 use super::stats::Shared;
@@ -54,7 +55,7 @@ pub struct Worker {
     pub src: glib::WeakRef<DualWebRtcSrc>,
     pub decoder: gst::Element,
     pub settings: Settings,
-    pub latency: u32,
+    pub buffers: Choice,
     pub eos_on_end: bool,
     pub shared: Arc<Shared>,
     pub link: Link,
@@ -76,7 +77,7 @@ pub struct Setup {
     pub src: glib::WeakRef<DualWebRtcSrc>,
     pub decoder: gst::Element,
     pub settings: Settings,
-    pub latency: u32,
+    pub buffers: Choice,
     pub eos_on_end: bool,
     pub shared: Arc<Shared>,
     pub link: Link,
@@ -89,7 +90,7 @@ impl Worker {
             src,
             decoder,
             settings,
-            latency,
+            buffers,
             eos_on_end,
             shared,
             link,
@@ -99,7 +100,7 @@ impl Worker {
             src,
             decoder,
             settings,
-            latency,
+            buffers,
             eos_on_end,
             shared,
             link,
@@ -378,7 +379,7 @@ impl Worker {
             id.clone(),
             serial,
             &self.settings,
-            self.latency,
+            self.buffers,
             &self.decoder,
             &self.shared,
             Arc::new(move |event| {

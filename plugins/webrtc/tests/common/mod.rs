@@ -21,6 +21,7 @@ pub fn init() {
         gstfeedback::plugin_register_static().unwrap();
         gstflexfec::plugin_register_static().unwrap();
         gstgcc::plugin_register_static().unwrap();
+        gstjitterbuffer::plugin_register_static().unwrap();
         gstpacer::plugin_register_static().unwrap();
         gstdualwebrtc::plugin_register_static().unwrap();
         glib::log_set_always_fatal(

@@ -53,8 +53,14 @@ enum What {
     Gcc(gcc::Args),
     /// Forward error correction: masks, controller, speed
     Fec(fec::Args),
-    /// The delay models of the jitter buffer on recorded frames
+    /// The delay models of the jitter buffer on recorded frames, or jitter buffers in a session
     Jitter(jitter::Args),
+    /// The sending process of `jitter --session`
+    #[command(hide = true)]
+    JitterSend(jitter::session::ProcessArgs),
+    /// The receiving process of `jitter --session`
+    #[command(hide = true)]
+    JitterReceive(jitter::session::ProcessArgs),
     /// All schemes at several capacities, as a plot: what each pays for low latency
     Frontier(FrontierArgs),
     /// How precisely rtppacer sends, at what price, in real time
@@ -205,6 +211,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     gst::init()?;
     gstdualstream::plugin_register_static()?;
+    gstjitterbuffer::plugin_register_static()?;
     match &cli.what {
         What::Dual(args) => dual(args),
         What::Recovery(args) => recover(args),
@@ -219,6 +226,8 @@ fn run(cli: &Cli) -> Result<()> {
         }
         What::Fec(args) => fec::run(args),
         What::Jitter(args) => jitter::run(args),
+        What::JitterSend(args) => jitter::session::send(args),
+        What::JitterReceive(args) => jitter::session::receive(args),
         What::Pacer(args) => pacer::bench(args),
     }
 }

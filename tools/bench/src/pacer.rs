@@ -273,7 +273,7 @@ fn run(element: &gst::Element, rate: Bitrate, seconds: f64) -> Result<Run> {
 }
 
 /// Of all threads that there are now.
-fn cpu_time() -> Result<Duration> {
+pub fn cpu_time() -> Result<Duration> {
     let mut sum = 0;
     for task in fs::read_dir("/proc/self/task").context("needs /proc, as on Linux")? {
         // A thread may be gone by now.

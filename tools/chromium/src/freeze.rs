@@ -7,6 +7,8 @@ use std::time::Duration;
 /// Intervals that the mean is taken of.
 const HISTORY: usize = 30;
 const LEAST_EXCESS: Duration = Duration::from_millis(150);
+/// A picture that stays longer than this is seen to stand, whatever the rate.
+const LONG: Duration = Duration::from_millis(200);
 
 /// W3C webrtc-stats, `freezeCount`: a picture is a freeze if it stays for at
 /// least the larger of three times the mean interval of the last 30 pictures
@@ -18,6 +20,7 @@ pub struct Freezes {
     frames: u64,
     count: u64,
     duration: Duration,
+    long: u64,
 }
 
 impl Freezes {
@@ -28,6 +31,7 @@ impl Freezes {
             return;
         };
         let interval = now.saturating_sub(last);
+        self.long += u64::from(interval > LONG);
         if self.intervals.len() == HISTORY {
             let mean = self.intervals.iter().sum::<Duration>() / HISTORY as u32;
             if interval >= (3 * mean).max(mean + LEAST_EXCESS) {
@@ -45,6 +49,11 @@ impl Freezes {
 
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Pictures that stayed longer than 200 ms.
+    pub fn long(&self) -> u64 {
+        self.long
     }
 
     pub fn duration(&self) -> Duration {
@@ -71,5 +80,8 @@ mod tests {
         assert_eq!(freezes.count(), 0);
         freezes.shown(now + ms(182 - 33 + 200));
         assert_eq!((freezes.count(), freezes.duration()), (1, ms(200)));
+        assert_eq!(freezes.long(), 0);
+        freezes.shown(now + ms(182 - 33 + 200 + 201));
+        assert_eq!(freezes.long(), 1);
     }
 }

@@ -2,6 +2,7 @@
 //! One session between an element of ours and the browser, and what came of
 //! it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,9 @@ use crate::link::Link;
 const SET_UP_TIMEOUT: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(50);
 const FPS: u32 = 30;
+
+/// What GLib found wrong with what was done to it.
+static GLIB_WARNINGS: AtomicU64 = AtomicU64::new(0);
 
 /// Which way the video goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +45,9 @@ pub struct Experiment {
     /// Measured for so long, after a start that is not.
     pub settle: Duration,
     pub duration: Duration,
+    /// Pictures are shown at their time, and counted then; else as soon as they
+    /// are decoded.
+    pub synchronised: bool,
     /// More properties of our element, as for gst-launch.
     pub properties: String,
     /// What our element sends.
@@ -58,6 +65,7 @@ impl Experiment {
             kbps: 1500,
             settle: Duration::from_secs(5),
             duration: Duration::from_secs(10),
+            synchronised: false,
             properties: String::new(),
             // Every picture another, so that frames have several packets.
             source: format!(
@@ -85,6 +93,14 @@ pub struct Figures {
     pub frames: u64,
     pub freezes: u64,
     pub frozen_seconds: f64,
+    /// Pictures that stayed longer than 200 ms, where we show them.
+    pub freezes_over_200_ms: Option<u64>,
+    /// By the jitter buffers of our element, from retransmissions.
+    pub repaired: Option<u64>,
+    /// From the fastest frames to the time planned, in ms, by the jitter buffer.
+    pub delay_ms: Option<f64>,
+    /// Of this process, of all its sessions.
+    pub glib_warnings: u64,
     /// Both were there to say so.
     pub negotiated: String,
 }
@@ -93,11 +109,18 @@ pub fn init() {
     static INIT: Once = Once::new();
     INIT.call_once(|| {
         gst::init().expect("GStreamer starts");
+        glib::log_set_default_handler(|domain, level, text| {
+            if matches!(level, glib::LogLevel::Warning | glib::LogLevel::Critical) {
+                GLIB_WARNINGS.fetch_add(1, Ordering::Relaxed);
+            }
+            glib::log_default_handler(domain, level, Some(text));
+        });
         for register in [
             gstdualstream::plugin_register_static,
             gstfeedback::plugin_register_static,
             gstflexfec::plugin_register_static,
             gstgcc::plugin_register_static,
+            gstjitterbuffer::plugin_register_static,
             gstpacer::plugin_register_static,
             gstdualwebrtc::plugin_register_static,
         ] {
@@ -122,10 +145,15 @@ impl Pipeline {
 
     fn check(&self) -> Result<()> {
         let bus = self.0.bus().context("a pipeline has a bus")?;
-        match bus.pop_filtered(&[gst::MessageType::Error]) {
-            Some(message) => bail!("{message:?}"),
-            None => Ok(()),
+        let kinds = [gst::MessageType::Error, gst::MessageType::Latency];
+        while let Some(message) = bus.pop_filtered(&kinds) {
+            if message.type_() == gst::MessageType::Error {
+                bail!("{message:?}");
+            }
+            // As players do.
+            let _ = self.0.recalculate_latency();
         }
+        Ok(())
     }
 
     fn stats(&self) -> Result<gst::Structure> {
@@ -202,7 +230,11 @@ impl Running {
                 Role::Receive,
             ),
             Direction::FromChromium => (
-                format!("dualwebrtcsrc name=peer {server} ! fakesink name=out sync=false"),
+                format!(
+                    "dualwebrtcsrc name=peer {server} ! \
+                     fakesink name=out sync={} qos=true signal-handoffs=true",
+                    experiment.synchronised
+                ),
                 Role::Send,
             ),
         };
@@ -212,14 +244,12 @@ impl Running {
         let pipeline = Pipeline(pipeline);
         drop_packets(&pipeline.element()?, experiment.direction, experiment.drops);
         let freezes = Arc::new(Mutex::new(Freezes::default()));
-        if let Some(out) = pipeline.0.by_name("out")
-            && let Some(pad) = out.static_pad("sink")
-        {
+        if let Some(out) = pipeline.0.by_name("out") {
             let (seen, start) = (freezes.clone(), Instant::now());
-            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            out.connect("handoff", false, move |_| {
                 let mut freezes = seen.lock().expect("nobody panics with it");
                 freezes.shown(start.elapsed());
-                gst::PadProbeReturn::Ok
+                None
             });
         }
         pipeline.0.set_state(gst::State::Playing)?;
@@ -296,6 +326,10 @@ impl Running {
                     frames: stream.frames_decoded,
                     freezes: stream.freeze_count,
                     frozen_seconds: stream.total_freezes_duration,
+                    freezes_over_200_ms: None,
+                    repaired: None,
+                    delay_ms: None,
+                    glib_warnings: GLIB_WARNINGS.load(Ordering::Relaxed),
                     negotiated,
                 }
             }
@@ -308,6 +342,8 @@ impl Running {
                         .as_ref()
                         .and_then(|decoder| decoder.get::<u64>(name).ok())
                 };
+                let buffer = stats.get::<gst::Structure>("jitterbuffer-0").ok();
+                let of_buffer = |name: &str| buffer.as_ref()?.get::<u64>(name).ok();
                 let freezes = self.freezes.lock().expect("nobody panics with it").clone();
                 Figures {
                     packets: stream.packets_sent,
@@ -320,6 +356,10 @@ impl Running {
                     frames: freezes.frames(),
                     freezes: freezes.count(),
                     frozen_seconds: freezes.duration().as_secs_f64(),
+                    freezes_over_200_ms: Some(freezes.long()),
+                    repaired: of_buffer("rtx-success-count"),
+                    delay_ms: of_buffer("delay").map(|ns| ns as f64 / 1e6),
+                    glib_warnings: GLIB_WARNINGS.load(Ordering::Relaxed),
                     negotiated,
                 }
             }
@@ -343,6 +383,14 @@ impl Figures {
             frames: less(self.frames, earlier.frames),
             freezes: less(self.freezes, earlier.freezes),
             frozen_seconds: self.frozen_seconds - earlier.frozen_seconds,
+            freezes_over_200_ms: self
+                .freezes_over_200_ms
+                .map(|now| less(now, earlier.freezes_over_200_ms.unwrap_or_default())),
+            repaired: self
+                .repaired
+                .map(|now| less(now, earlier.repaired.unwrap_or_default())),
+            delay_ms: self.delay_ms,
+            glib_warnings: self.glib_warnings,
             negotiated: self.negotiated.clone(),
         }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
-//! FlexFEC with Chromium as the peer, on loopback, where our own element loses
-//! packets. Nothing is asked for again: at such a short round-trip time
+//! Chromium as the peer, on loopback, where our own element loses packets.
+//!
+//! With FlexFEC nothing is asked for again: at such a short round-trip time
 //! retransmissions would be all that is needed.
 
 use std::io::Write;
@@ -58,4 +59,38 @@ fn we_repair_what_chromium_sends_by_fec() {
     assert!(figures.fec_packets >= 20, "{figures:?}");
     assert!(figures.recovered >= Some(10), "{figures:?}");
     assert!(figures.frames >= 120, "{figures:?}");
+}
+
+/// Nothing but retransmissions repairs.
+fn with_buffer(kind: &str) -> Option<Figures> {
+    browser::find()?;
+    let figures = run(&Experiment {
+        drops: Ratio::clamped(0.03),
+        synchronised: true,
+        properties: format!("jitter-buffer={kind}"),
+        settle: Duration::from_secs(3),
+        duration: Duration::from_secs(8),
+        ..Experiment::new(Direction::FromChromium, false)
+    });
+    Some(figures.expect("a session with Chromium").0)
+}
+
+#[test]
+fn the_adaptive_jitter_buffer_repairs_what_chromium_sends() {
+    let Some(adaptive) = with_buffer("adaptive") else {
+        let _ = writeln!(std::io::stderr(), "skipped: chromium not installed");
+        return;
+    };
+    assert_eq!(adaptive.glib_warnings, 0, "{adaptive:?}");
+    assert!(adaptive.repaired >= Some(10), "{adaptive:?}");
+    assert!(adaptive.frames >= 120, "{adaptive:?}");
+    assert!(adaptive.delay_ms < Some(150.0), "{adaptive:?}");
+    if adaptive.freezes_over_200_ms > Some(0) {
+        // Of the machine, then.
+        let fixed = with_buffer("fixed").expect("Chromium is there");
+        assert!(
+            adaptive.freezes_over_200_ms <= fixed.freezes_over_200_ms,
+            "adaptive {adaptive:?}, fixed {fixed:?}"
+        );
+    }
 }

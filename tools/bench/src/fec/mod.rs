@@ -16,7 +16,11 @@ use flexfec_core::channel::Channel;
 use serde::Serialize;
 
 #[derive(clap::Args, Debug, Clone)]
+#[group(id = "what", required = true, multiple = true, args = ["masks", "controller", "speed", "chromium"])]
 pub struct Args {
+    /// One JSON object a line; there is no other form
+    #[arg(long)]
+    json: bool,
     /// Residuals of the masks
     #[arg(long)]
     masks: bool,

@@ -10,36 +10,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use clap::ValueEnum;
 use dualstream_common::{DataSize, Ratio, Timestamp};
 use jitterbuffer_core::{AdaptiveModel, Config, Frame, RtpClock, WebrtcModel};
 use serde::Serialize;
 
+use super::Model;
+use super::plot::{self, Curves};
+
 /// Frames that are not judged.
 const START: usize = 60;
 
-#[derive(clap::Args, Debug, Clone)]
-pub struct Args {
-    /// Frames, with the columns of jitter_N.csv; rtp_timestamp, arrival_time_us and frame_size_bytes must be there
-    #[arg(long, value_name = "FILE")]
-    csv: PathBuf,
-    #[arg(long, value_enum, default_value_t = Model::Adaptive)]
-    model: Model,
-    /// Share of frames that may be late, 0.0001 to 0.5; only adaptive has it
-    #[arg(long, value_name = "X", default_value_t = 0.005)]
-    late_target: f64,
-    /// One JSON object instead of a table
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Model {
-    /// libwebrtc's
-    Webrtc,
-    /// Ours
-    Adaptive,
+/// What is asked for.
+pub struct Job {
+    pub csv: PathBuf,
+    pub model: Model,
+    pub late_target: f64,
+    pub json: bool,
+    /// Both models, to this file.
+    pub plot: Option<PathBuf>,
 }
 
 /// The field names are those of the JSON.
@@ -67,24 +55,23 @@ struct Row {
 
 /// What became of a frame.
 struct Shown {
+    capture_ms: f64,
     transit_ms: f64,
     waited_ms: f64,
     estimate_ms: f64,
     csv_ms: Option<f64>,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Job) -> Result<()> {
     let rows = read(args).with_context(|| args.csv.display().to_string())?;
     if rows.len() <= START {
         return Err(anyhow!("no more than {START} frames, which are not judged"));
     }
-    let mut model = Either::new(args)?;
-    let mut clock = RtpClock::default();
-    let shown: Vec<Shown> = rows
-        .iter()
-        .map(|row| show(&mut model, &mut clock, row))
-        .skip(START)
-        .collect();
+    if let Some(file) = &args.plot {
+        let title = args.csv.file_stem().unwrap_or_default();
+        plot::draw(file, &title.to_string_lossy(), &curves(args, &rows)?)?;
+    }
+    let shown = replay(args, args.model, &rows)?;
     let figures = figures(args, &shown);
     if args.json {
         crate::print_json(&figures)
@@ -93,17 +80,41 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+fn replay(args: &Job, model: Model, rows: &[Row]) -> Result<Vec<Shown>> {
+    let mut model = Either::new(model, args.late_target)?;
+    let mut clock = RtpClock::default();
+    let shown = rows.iter().map(|row| show(&mut model, &mut clock, row));
+    Ok(shown.skip(START).collect())
+}
+
+fn curves(args: &Job, rows: &[Row]) -> Result<Curves> {
+    let webrtc = replay(args, Model::Webrtc, rows)?;
+    let adaptive = replay(args, Model::Adaptive, rows)?;
+    let transits = webrtc.iter().map(|frame| frame.transit_ms);
+    let fastest = transits.fold(f64::INFINITY, f64::min);
+    let points = |of: &[Shown], value: fn(&Shown) -> f64| {
+        of.iter()
+            .map(|frame| (frame.capture_ms / 1000.0, value(frame) - fastest))
+            .collect()
+    };
+    Ok(Curves {
+        arrivals: points(&webrtc, |frame| frame.transit_ms),
+        webrtc: points(&webrtc, |frame| frame.waited_ms),
+        adaptive: points(&adaptive, |frame| frame.waited_ms),
+    })
+}
+
 enum Either {
     Webrtc(Box<WebrtcModel>),
     Adaptive(Box<AdaptiveModel>),
 }
 
 impl Either {
-    fn new(args: &Args) -> Result<Self> {
-        if args.model == Model::Webrtc {
+    fn new(model: Model, late_target: f64) -> Result<Self> {
+        if model == Model::Webrtc {
             return Ok(Self::Webrtc(Box::default()));
         }
-        let late_target = Ratio::new(args.late_target).context("--late-target is not a share")?;
+        let late_target = Ratio::new(late_target).context("--late-target is not a share")?;
         let config = Config {
             late_target,
             ..Config::default()
@@ -141,6 +152,7 @@ fn show(model: &mut Either, clock: &mut RtpClock, row: &Row) -> Shown {
     let transit_ms = since_capture(row.frame.arrival);
     let playout = model.playout(row.frame.rtp_timestamp);
     Shown {
+        capture_ms,
         transit_ms,
         waited_ms: playout.map_or(transit_ms, since_capture),
         estimate_ms: model.frame(row).as_secs_f64() * 1000.0,
@@ -148,7 +160,7 @@ fn show(model: &mut Either, clock: &mut RtpClock, row: &Row) -> Shown {
     }
 }
 
-fn figures(args: &Args, shown: &[Shown]) -> Figures {
+fn figures(args: &Job, shown: &[Shown]) -> Figures {
     let mut sorted: Vec<f64> = shown.iter().map(|frame| frame.transit_ms).collect();
     sorted.sort_by(f64::total_cmp);
     let fastest = sorted.first().copied().unwrap_or(0.0);
@@ -194,7 +206,7 @@ fn table(figures: &Figures) -> String {
     )
 }
 
-fn read(args: &Args) -> Result<Vec<Row>> {
+fn read(args: &Job) -> Result<Vec<Row>> {
     let text = fs::read_to_string(&args.csv)?;
     let mut lines = text.lines();
     let columns: Vec<&str> = lines.next().unwrap_or("").split(',').collect();
@@ -295,14 +307,16 @@ mod tests {
 
     #[test]
     fn figures_are_those_of_the_frames() {
-        let args = Args {
+        let args = Job {
             csv: PathBuf::from("x.csv"),
             model: Model::Adaptive,
             late_target: 0.01,
             json: true,
+            plot: None,
         };
         let shown: Vec<Shown> = [10.0, 12.0, 30.0, 14.0]
             .map(|transit_ms| Shown {
+                capture_ms: 0.0,
                 transit_ms,
                 waited_ms: 20.0,
                 estimate_ms: 8.0,

@@ -102,6 +102,7 @@ impl Input<'_> {
             drop_late: is(1),
             wait_for_key: is(2),
             request: RequestConfig {
+                hedge: true,
                 enabled: !is(3),
                 reorder_packets: Some(self.byte() % 5).filter(|n| *n < 4).map(u32::from),
                 min_delay: Duration::from_millis((flags >> 4).into()),

@@ -147,7 +147,12 @@ impl Sender {
         self.again.clear();
         // Time stamps wrap after 20 minutes.
         let time = u32::MAX - 20 * 60 * 90_000 - self.random.u32(..90_000);
-        self.base = (self.random.u16(..), time);
+        // Far from the last one: else it would be a gap of some thousand.
+        let sent = FRAMES_PER_HOUR * u64::from(PACKETS);
+        self.base = (
+            self.base.0.wrapping_add(sent as u16).wrapping_add(20_000),
+            time,
+        );
         for frame in 0..FRAMES_PER_HOUR {
             self.frame(hour, frame);
         }

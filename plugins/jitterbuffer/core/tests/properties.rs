@@ -136,10 +136,12 @@ fn settings() -> impl Strategy<Value = (BufferConfig, Config)> {
         proptest::option::of(0..5u32),
         0..20u64,
         proptest::option::of(0..3u32),
+        any::<bool>(),
     );
     let request =
         request.prop_map(
-            |(enabled, reorder_packets, min_ms, max_retries)| RequestConfig {
+            |(enabled, reorder_packets, min_ms, max_retries, hedge)| RequestConfig {
+                hedge,
                 enabled,
                 reorder_packets,
                 min_delay: ms(min_ms),

@@ -29,7 +29,9 @@
  * - **Retransmission.** With `do-retransmission` a packet is asked for when a
  *   later one comes; later than that while packets overtake each other; again
  *   after a round trip; never when the answer would be late. The end of a frame
- *   is asked for when it is some ms late. What FEC has made is not asked for.
+ *   is asked for when it is some ms late. Where a second round trip would take
+ *   too long, two requests follow each other at once (`rtx-hedge`). What FEC has
+ *   made is not asked for.
  * - **Sender's wish.** The RTP header extension `playout-delay`, if caps name
  *   it, sets limits within those of the properties.
  * - **Dual stream.** Frames that are decoded and not shown, by the RTP header

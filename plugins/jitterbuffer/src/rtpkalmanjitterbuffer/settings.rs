@@ -33,6 +33,7 @@ pub struct Settings {
     pub rtx_delay_reorder: i32,
     pub rtx_min_delay_ms: u32,
     pub rtx_max_retries: i32,
+    pub rtx_hedge: bool,
     pub ts_offset: i64,
     pub max_dropout_ms: u32,
     pub max_misorder_ms: u32,
@@ -55,6 +56,7 @@ impl Default for Settings {
             rtx_delay_reorder: -1,
             rtx_min_delay_ms: 0,
             rtx_max_retries: -1,
+            rtx_hedge: RequestConfig::default().hedge,
             ts_offset: 0,
             max_dropout_ms: MAX_DROPOUT_MS,
             max_misorder_ms: MAX_MISORDER_MS,
@@ -90,6 +92,7 @@ impl Settings {
                 reorder_packets: u32::try_from(self.rtx_delay_reorder).ok(),
                 min_delay: ms(self.rtx_min_delay_ms),
                 max_retries: u32::try_from(self.rtx_max_retries).ok(),
+                hedge: self.rtx_hedge,
             },
             max_dropout: ms(self.max_dropout_ms),
             max_misorder: ms(self.max_misorder_ms),
@@ -112,6 +115,7 @@ impl Settings {
             "rtx-delay-reorder" => self.rtx_delay_reorder.to_value(),
             "rtx-min-delay" => self.rtx_min_delay_ms.to_value(),
             "rtx-max-retries" => self.rtx_max_retries.to_value(),
+            "rtx-hedge" => self.rtx_hedge.to_value(),
             "ts-offset" => self.ts_offset.to_value(),
             "max-dropout-time" => self.max_dropout_ms.to_value(),
             "max-misorder-time" => self.max_misorder_ms.to_value(),
@@ -142,6 +146,7 @@ impl Settings {
             "rtx-delay-reorder" => self.rtx_delay_reorder = value.get()?,
             "rtx-min-delay" => self.rtx_min_delay_ms = value.get()?,
             "rtx-max-retries" => self.rtx_max_retries = value.get()?,
+            "rtx-hedge" => self.rtx_hedge = value.get()?,
             "ts-offset" => self.ts_offset = value.get()?,
             "max-dropout-time" => self.max_dropout_ms = value.get()?,
             "max-misorder-time" => self.max_misorder_ms = value.get()?,
@@ -231,6 +236,18 @@ fn delay_properties(default: &Settings) -> Vec<glib::ParamSpec> {
     ]
 }
 
+fn hedge_property(default: &Settings) -> glib::ParamSpec {
+    glib::ParamSpecBoolean::builder("rtx-hedge")
+        .nick("RTX Hedge")
+        .blurb(
+            "Ask twice in a row for a packet that would be late if its retransmission were lost; \
+             for one packet in 20 at most",
+        )
+        .default_value(default.rtx_hedge)
+        .mutable_playing()
+        .build()
+}
+
 fn loss_properties(default: &Settings) -> Vec<glib::ParamSpec> {
     vec![
         flag(
@@ -276,6 +293,7 @@ fn loss_properties(default: &Settings) -> Vec<glib::ParamSpec> {
              would come in time",
             default.rtx_max_retries,
         ),
+        hedge_property(default),
     ]
 }
 

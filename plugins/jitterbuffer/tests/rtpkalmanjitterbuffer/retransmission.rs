@@ -4,7 +4,7 @@
 use crate::common::*;
 use gst::prelude::*;
 
-const DO: &str = "do-retransmission=true";
+const DO: &str = "do-retransmission=true rtx-hedge=false";
 
 /// Packets of a frame.
 const SIZE: u16 = 10;
@@ -262,18 +262,34 @@ fn a_slow_retransmission_is_waited_for_longer_than_latency() {
 }
 
 #[test]
+fn what_could_not_be_repaired_twice_in_time_is_asked_for_twice() {
+    let mut f = running("rtx-hedge=true");
+    lose(&mut f, 30, ALL);
+    f.until("a request", |f| asked(f) == [300]);
+    answer(&mut f, due_us(30) + 80_000, 30);
+    for n in 31..34 {
+        f.push_all(due_us(n).max(due_us(30) + 80_000), &packets(n));
+    }
+    f.until_out(40);
+    f.up.clear();
+    lose(&mut f, 34, ALL);
+    f.step_until("two requests", |f| asked(f) == [340, 340]);
+    let apart = when_us(&requests(&f)[1]) - when_us(&requests(&f)[0]);
+    assert_near(apart, 10_000, 100, "an eighth of the round trip");
+}
+
+#[test]
 fn what_fec_has_made_is_not_asked_for() {
-    let mut f = running("");
-    lose(&mut f, 30, 2);
+    let mut f = running("rtx-min-delay=10");
+    lose(&mut f, 30, ALL);
     recover(&mut f, due_us(30) + 5000, 30);
-    f.push_all(due_us(30) + 20_000, &packets(30)[3..]);
     f.until_out(10);
     assert_eq!(f.stat("fec-count"), 1);
     // Another one is, and only that.
     lose(&mut f, 31, ALL);
-    f.until("a request", |f| asked(f) == [310]);
+    f.step_until("a request", |f| asked(f) == [310]);
     // It counts even if it was asked for meanwhile.
-    recover(&mut f, due_us(31) + 5000, 31);
+    recover(&mut f, due_us(31) + 15_000, 31);
     f.until_out(20);
     assert_eq!(f.stat("fec-count"), 2);
     assert_eq!(f.stat("rtx-success-count"), 0);

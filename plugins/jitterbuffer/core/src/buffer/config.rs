@@ -22,6 +22,9 @@ pub struct RequestConfig {
     pub min_delay: Duration,
     /// After the first request; `None`: until it would come too late.
     pub max_retries: Option<u32>,
+    /// Asks twice in a row for a packet that could not be shown in time if the
+    /// first retransmission were lost; of one packet in 20 at most.
+    pub hedge: bool,
 }
 
 impl Default for RequestConfig {
@@ -31,6 +34,7 @@ impl Default for RequestConfig {
             reorder_packets: None,
             min_delay: Duration::ZERO,
             max_retries: None,
+            hedge: true,
         }
     }
 }

@@ -265,7 +265,10 @@ impl<P> JitterBuffer<P> {
                 give_up_at(timing, stream, timestamp, since, config.hold, repair)
             }
         };
-        let next = self.requests.next(now, config, &mut self.store, until);
+        let playout = |timestamp| timing.plan(stream, timestamp).map(|plan| plan.playout);
+        let next = self
+            .requests
+            .next(now, config, &mut self.store, until, playout);
         if let NextRequest::Ask(_) = next {
             self.stats.requests += 1;
         }

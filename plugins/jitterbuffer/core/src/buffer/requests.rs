@@ -47,6 +47,15 @@ struct Tail {
     due: Result<Timestamp, Timestamp>,
 }
 
+/// One packet in so many may be asked for twice at once: what that costs is
+/// bounded where much is lost.
+const HEDGED: u32 = 20;
+/// So many may be, after a long time without a loss.
+const MOST_HEDGED: u32 = 4;
+/// Between both requests, of a round trip: what lost one is to be over.
+const HEDGE_PART: u32 = 8;
+const HEDGE_AFTER: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
+
 /// From one packet of a frame to the next, at least.
 const LEAST_SPACING: Duration = Duration::from_millis(5);
 /// The end of a frame may be so many deviations later.
@@ -68,6 +77,9 @@ pub(super) struct Requests {
     ended: Option<u32>,
     /// Between packets of one frame.
     spacing: Option<Smoothed>,
+    /// Packets since the last ones that were asked for twice at once, for each
+    /// of those.
+    credit: u32,
 }
 
 impl Requests {
@@ -123,6 +135,7 @@ impl Requests {
         let counts = by_count > 0 && overtaken.is_none();
         let patience = reorder_packets.map_or(Duration::ZERO, |_| PATIENCE);
         let wait = overtaken.unwrap_or(patience).max(min_delay);
+        self.credit = (self.credit + 1).min(MOST_HEDGED * HEDGED);
         self.sweep(store);
         // The last ones: what follows them is here.
         let asked = gap.min(MOST.saturating_sub(self.due.len()));
@@ -251,7 +264,9 @@ impl Requests {
     /// A missing packet came.
     pub(super) fn filled(&mut self, now: Timestamp, missing: &Missing, origin: Origin) {
         match origin {
-            Origin::Retransmission if missing.requests == 1 => {
+            Origin::Retransmission
+                if missing.requests == 1 || (missing.hedged && missing.requests == 2) =>
+            {
                 self.rtt.answered(now.since(missing.requested));
             }
             // Not an answer, if it comes sooner than one can.
@@ -283,14 +298,36 @@ impl Requests {
         }
     }
 
+    /// How soon a packet is asked for again; `in_time`: how much time there is
+    /// until it should be shown.
+    fn repeat_after(
+        &mut self,
+        config: &RequestConfig,
+        in_time: Option<Duration>,
+    ) -> (Duration, bool) {
+        let timeout = self.rtt.timeout();
+        let (Some(rtt), Some(in_time)) = (self.rtt.known(), in_time) else {
+            return (timeout, false);
+        };
+        let again = in_time > timeout + rtt;
+        if !config.hedge || again || self.credit < HEDGED {
+            return (timeout, false);
+        }
+        self.credit -= HEDGED;
+        let (least, most) = HEDGE_AFTER;
+        ((rtt / HEDGE_PART).clamp(least, most), true)
+    }
+
     /// `until`: how long a packet is of use, by the time stamp behind the gap,
-    /// when it was missed, and whether it is shown.
+    /// when it was missed, and whether it is shown; `playout`: when it should be
+    /// shown, by the same time stamp.
     pub(super) fn next<P>(
         &mut self,
         now: Timestamp,
         config: &BufferConfig,
         store: &mut Store<P>,
         until: impl Fn(u32, Timestamp, bool) -> Timestamp,
+        playout: impl Fn(u32) -> Option<Timestamp>,
     ) -> NextRequest {
         if !config.request.enabled {
             self.clear();
@@ -320,10 +357,17 @@ impl Requests {
             if last || now + answer > until {
                 continue;
             }
+            let in_time = playout(missing.timestamp)
+                .filter(|_| retry == 0 && !missing.hidden)
+                .map(|playout| playout.since(now));
+            let (after, hedged) = self.repeat_after(&config.request, in_time);
+            if retry != 1 || !missing.hedged {
+                missing.requested = now;
+                missing.hedged = hedged;
+            }
             missing.requests += 1;
-            missing.requested = now;
             let delay = now.since(missing.since);
-            self.schedule(store, number, now + self.rtt.timeout());
+            self.schedule(store, number, now + after);
             return NextRequest::Ask(Request {
                 sequence: number as u16,
                 retry,

@@ -18,6 +18,9 @@ pub(super) struct Missing {
     /// That one's frame is not shown.
     pub hidden: bool,
     pub requests: u32,
+    /// The second request follows at once.
+    pub hedged: bool,
+    /// When that was last; with `hedged` when that was first.
     pub requested: Timestamp,
     /// Of the next request.
     pub due: Option<Timestamp>,
@@ -151,6 +154,7 @@ impl<P> Store<P> {
             timestamp: held.packet.timestamp,
             hidden: held.packet.hidden,
             requests: 0,
+            hedged: false,
             requested: held.arrival,
             due: None,
         };

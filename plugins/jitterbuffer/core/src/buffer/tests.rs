@@ -403,6 +403,47 @@ fn the_end_of_a_frame_is_asked_for_when_it_does_not_come() {
 }
 
 #[test]
+fn what_could_not_be_repaired_twice_in_time_is_asked_for_twice() {
+    let ask = |hedge: bool, min_ms: u64| {
+        let mut config = with_requests();
+        config.request.hedge = hedge;
+        let mut rig = Rig::new(config);
+        let limits = Config {
+            min_delay: ms(min_ms),
+            ..Config::default()
+        };
+        rig.timing.configure(ModelKind::Adaptive, limits).unwrap();
+        let frame = |rig: &mut Rig, n: u16| {
+            let now = 1000 + u64::from(n) * 100 / 3;
+            rig.all(at(now), n * 3..n * 3 + 3);
+            rig.out(at(now));
+            now
+        };
+        for n in 0..20 {
+            frame(&mut rig, n);
+        }
+        // The round trip is 80 ms.
+        for n in [20u16, 21] {
+            let now = 1000 + u64::from(n) * 100 / 3;
+            rig.all(at(now), [n * 3, n * 3 + 2]);
+            assert_eq!(rig.requests(at(now)).0, [(n * 3 + 1, 0)]);
+            let answer = Packet {
+                origin: Origin::Retransmission,
+                ..packet(n * 3 + 1)
+            };
+            if n == 20 {
+                rig.push(at(now + 80), answer).unwrap();
+                rig.out(at(now + 80));
+            }
+        }
+        rig.requests(at(1700 + 10)).0
+    };
+    assert_eq!(ask(true, 0), [(64, 1)]);
+    assert_eq!(ask(false, 0), []);
+    assert_eq!(ask(true, 400), [], "there is time for both");
+}
+
+#[test]
 fn the_count_of_retries_may_be_limited() {
     let mut config = with_requests();
     config.request.max_retries = Some(1);

@@ -13,7 +13,8 @@ use super::packet::Packet;
 pub(super) struct Missing {
     /// When that was noticed.
     pub since: Timestamp,
-    /// Time stamp of the packet behind the gap.
+    /// Time stamp that it may have: that of the packet behind the gap, or an
+    /// earlier one where frames are missing.
     pub timestamp: u32,
     /// That one's frame is not shown.
     pub hidden: bool,
@@ -82,10 +83,27 @@ pub(super) struct Store<P> {
     /// Of those, the ones whose frames are shown.
     shown: usize,
     bytes: u64,
+    /// Time stamp of the last packet behind all others.
+    newest: Option<u32>,
+    /// From one frame to the next, in ticks.
+    step: u32,
 }
 
 /// Older packets than the first that came may be so much older.
 const MOST_BEFORE: u64 = 64;
+
+/// The latest time stamp that the `n`th of `of` packets from `before` to `after`
+/// has, if each frame has about as many.
+fn between(before: u32, after: u32, step: u32, n: usize, of: usize) -> u32 {
+    let whole = i64::from(after.wrapping_sub(before).cast_signed());
+    let (n, of) = (n as i64, of.max(1) as i64);
+    let part = whole * n / of + i64::from(step.cast_signed().max(0));
+    if part < whole {
+        before.wrapping_add(part as u32)
+    } else {
+        after
+    }
+}
 
 impl<P> Store<P> {
     pub(super) fn new(assembly: Assembly) -> Self {
@@ -99,6 +117,8 @@ impl<P> Store<P> {
             held: 0,
             shown: 0,
             bytes: 0,
+            newest: None,
+            step: 0,
         }
     }
 
@@ -191,7 +211,14 @@ impl<P> Store<P> {
                         if self.held == 0 {
                             self.lead = at;
                         }
-                        for _ in 0..gap {
+                        let after = held.packet.timestamp;
+                        let before = self.newest.replace(after).unwrap_or(after);
+                        if gap == 0 && before != after {
+                            self.step = after.wrapping_sub(before);
+                        }
+                        for n in 1..=gap {
+                            let timestamp = between(before, after, self.step, n, gap + 1);
+                            let gone = Missing { timestamp, ..gone };
                             self.slots.push_back(Slot::Missing(gone));
                         }
                         self.slots.push_back(Slot::Held(held));

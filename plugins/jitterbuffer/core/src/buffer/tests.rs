@@ -455,6 +455,21 @@ fn the_count_of_retries_may_be_limited() {
 }
 
 #[test]
+fn after_a_long_gap_only_what_can_still_be_shown_is_asked_for() {
+    let mut rig = Rig::new(with_requests());
+    let now = |frame: u64| at(1000 + frame * 100 / 3);
+    for frame in 0..10 {
+        rig.all(now(frame), frame as u16 * 3..frame as u16 * 3 + 3);
+        rig.out(now(frame));
+    }
+    // 30 frames are missing, 1 s. The last 200 ms of them may come in time.
+    rig.all(now(40), [120]);
+    let asked = rig.requests(now(40)).0;
+    assert!((16..=21).contains(&asked.len()), "{asked:?}");
+    assert!(asked.iter().all(|(number, _)| *number > 98), "{asked:?}");
+}
+
+#[test]
 fn what_fec_made_is_not_asked_for() {
     let mut rig = Rig::new(with_requests());
     let mut config = rig.buffer.config().to_owned();

@@ -54,8 +54,14 @@ const SHARES: (f64, f64) = (-1.0, 1.2);
 /// second part of what it was. Else, where the target is just the share of some
 /// event, its frames would be waited for half of the time.
 const KNEE: (f64, f64) = (0.4, 0.7);
-/// Of the target: what few frames say is not to be relied on.
-const START_SHARE: f64 = 0.5;
+/// Less than the target by this, but half of it at most: what few frames say of
+/// rare events is not to be relied on.
+const START_SHARE: (f64, f64) = (0.001_25, 0.5);
+/// How long it starts: a first key frame, a round-trip time that is not known,
+/// RTCP that may not be sent yet.
+const START: Duration = Duration::from_secs(1);
+/// What was learnt in that time is forgotten after this.
+const START_COUNTS: Duration = Duration::from_secs(3);
 /// Added to what the first frames say, less with each.
 const START_MARGIN: Duration = Duration::from_millis(10);
 const START_FRAMES: i64 = 30;
@@ -182,6 +188,8 @@ struct Learnt {
     offset: i64,
     last_transit: i64,
     last_arrival: Timestamp,
+    /// The first frame, until the start is forgotten.
+    started: Option<Timestamp>,
 }
 
 impl Learnt {
@@ -193,11 +201,12 @@ impl Learnt {
             large: Large::default(),
             change: Change::default(),
             drift: Drift::default(),
-            share: START_SHARE * target,
+            share: target - START_SHARE.0.min(START_SHARE.1 * target),
             at_knee: false,
             offset: i64::MIN,
             last_transit: transit,
             last_arrival: frame.arrival,
+            started: Some(frame.arrival),
         };
         learnt.remember(frame, transit);
         learnt.offset = learnt.goal(config);
@@ -224,6 +233,14 @@ impl Learnt {
         if self.change.frame(frame.arrival, late, target) {
             self.short.keep(frame.arrival, FOUND_AFTER);
             self.long.keep(frame.arrival, FOUND_AFTER);
+        }
+        if self
+            .started
+            .is_some_and(|started| frame.arrival.since(started) >= START_COUNTS)
+        {
+            self.started = None;
+            self.short.keep(frame.arrival, START_COUNTS - START);
+            self.long.keep(frame.arrival, START_COUNTS - START);
         }
         let passed = frame.arrival.since(self.last_arrival).as_secs_f64();
         self.remember(frame, transit);

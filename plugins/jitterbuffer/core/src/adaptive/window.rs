@@ -88,9 +88,14 @@ impl Window {
     /// The next of n + 1 alike is the largest with a probability of 1 / (n + 1),
     /// and so on.
     pub(crate) fn exceeded_by(&self, share: f64) -> Option<i64> {
-        let allowed = (share * (self.len() + 1) as f64) as usize;
-        let from_top = allowed.clamp(1, self.len().max(1));
-        self.sorted.get(self.len().checked_sub(from_top)?)
+        let last = self.len().max(1) as f64;
+        let allowed = (share * (self.len() + 1) as f64).clamp(1.0, last);
+        let from_top = allowed as usize;
+        let at = self.len().checked_sub(from_top)?;
+        let transit = self.sorted.get(at)?;
+        let next = at.checked_sub(1).and_then(|at| self.sorted.get(at));
+        let step = next.map_or(0, |next| transit.saturating_sub(next));
+        Some(transit - ((allowed - from_top as f64) * step as f64) as i64)
     }
 }
 

@@ -457,6 +457,9 @@ impl<P> JitterBuffer<P> {
                         number,
                         timestamp,
                         (marker, origin),
+                        timing
+                            .plan(self.stream, timestamp)
+                            .map(|plan| plan.earliest),
                         &self.config.request,
                     );
                 } else {
@@ -527,19 +530,25 @@ impl<P> JitterBuffer<P> {
             size: DataSize::ZERO,
             retransmitted: false,
         };
-        let mut hidden = false;
+        let (mut hidden, mut repaired) = (false, false);
         for held in self.store.range(first, last) {
             whole.timestamp = held.packet.timestamp;
             whole.arrival = whole.arrival.max(held.arrival);
             whole.size += held.packet.size;
             whole.retransmitted |= held.packet.origin == Origin::Retransmission;
+            repaired |= held.packet.origin != Origin::Network;
             hidden |= held.packet.hidden;
         }
         // What comes behind the marker with the same time stamp is FEC.
         let again = self.config.assembly == Assembly::Frames && before == Some(whole.timestamp);
-        if !hidden && !again {
-            timing.frame(self.stream, &whole);
+        if hidden || again {
+            return;
         }
+        let plan = timing.plan(self.stream, whole.timestamp);
+        if let Some(plan) = plan.filter(|_| !repaired) {
+            self.requests.whole(plan.earliest, whole.arrival);
+        }
+        timing.frame(self.stream, &whole);
     }
 
     /// Whole frames at the front may go.

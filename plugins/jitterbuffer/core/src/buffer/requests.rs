@@ -12,6 +12,8 @@ use super::config::{BufferConfig, RequestConfig};
 use super::packet::{Origin, Request};
 use super::reorder::{Reordering, RoundTrip, Smoothed};
 use super::store::{Missing, Store};
+use crate::adaptive::Window;
+use crate::timing::nanos;
 
 /// What later packets do not tell is asked for after this time.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -43,8 +45,20 @@ struct Tail {
     timestamp: u32,
     /// When the packet before it came.
     last: Timestamp,
-    /// When it is asked for, or was.
-    due: Result<Timestamp, Timestamp>,
+    /// When most frames would have been whole.
+    overdue: bool,
+    /// When it is asked for next.
+    due: Option<Timestamp>,
+    asked: Option<Asked>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    first: Timestamp,
+    times: u32,
+    hedged: bool,
+    /// If it has not come by then, it is asked for as any other missing one.
+    again: Timestamp,
 }
 
 /// One packet in so many may be asked for twice at once: what that costs is
@@ -60,8 +74,12 @@ const HEDGE_AFTER: (Duration, Duration) = (Duration::from_millis(2), Duration::f
 const LEAST_SPACING: Duration = Duration::from_millis(5);
 /// The end of a frame may be so many deviations later.
 const SPACING_DEVIATIONS: f64 = 6.0;
+/// So many whole frames come later than the others: the end of these is asked
+/// for without need.
+const LATE_ENDS: f64 = 0.05;
+const TRANSITS: Duration = Duration::from_secs(8);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Requests {
     /// At most one that is valid for each missing packet: the one with the time
     /// that the packet's slot says. The others are swept out when they are too
@@ -75,11 +93,31 @@ pub(super) struct Requests {
     tail: Option<Tail>,
     /// Time stamp of the last frame with a marker.
     ended: Option<u32>,
-    /// Between packets of one frame.
-    spacing: Option<Smoothed>,
+    /// Between packets of one frame; the second, where most frames would have
+    /// been whole: behind a queue that held them up, or of large frames.
+    spacing: [Option<Smoothed>; 2],
+    /// Of whole frames that nothing was repaired of, after the earliest time
+    /// they could have come.
+    transits: Window,
     /// Packets since the last ones that were asked for twice at once, for each
     /// of those.
     credit: u32,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            due: BinaryHeap::new(),
+            given_up: VecDeque::new(),
+            rtt: RoundTrip::default(),
+            order: Reordering::default(),
+            tail: None,
+            ended: None,
+            spacing: [None; 2],
+            transits: Window::new(TRANSITS, 0),
+            credit: 0,
+        }
+    }
 }
 
 impl Requests {
@@ -95,7 +133,7 @@ impl Requests {
 
     pub(super) fn due(&self) -> Option<Timestamp> {
         let missing = self.due.peek().map(|Reverse((due, _))| *due);
-        let tail = self.tail.and_then(|tail| tail.due.ok());
+        let tail = self.tail.and_then(|tail| tail.due);
         match (missing, tail) {
             (Some(missing), Some(tail)) => Some(missing.min(tail)),
             (missing, tail) => missing.or(tail),
@@ -142,6 +180,7 @@ impl Requests {
         for missing in number - asked as u64..number {
             let certain = counts && number - missing >= by_count;
             let due = if certain { now } else { now + wait };
+            let due = self.asked_as_end(store, missing).unwrap_or(due);
             self.schedule(store, missing, due);
         }
         // This packet makes the certain number for one before the gap.
@@ -155,6 +194,18 @@ impl Requests {
         }
     }
 
+    /// What was asked for as the end of a frame is known to be missing now: when
+    /// it is to be asked for again.
+    fn asked_as_end<P>(&self, store: &mut Store<P>, number: u64) -> Option<Timestamp> {
+        let tail = self.tail.filter(|tail| tail.number == number)?;
+        let asked = tail.asked?;
+        let missing = store.missing(number)?;
+        missing.requests = asked.times;
+        missing.requested = asked.first;
+        missing.hedged = asked.hedged;
+        Some(asked.again)
+    }
+
     /// A packet came behind all others. If its frame is to go on, but does not,
     /// what follows is asked for; whoever has not sent that yet does not answer.
     pub(super) fn goes_on(
@@ -163,6 +214,7 @@ impl Requests {
         number: u64,
         timestamp: u32,
         (marker, origin): (bool, Origin),
+        earliest: Option<Timestamp>,
         config: &RequestConfig,
     ) {
         if let Some(before) = self.tail
@@ -171,9 +223,12 @@ impl Requests {
             && origin == Origin::Network
         {
             let seconds = now.since(before.last).as_secs_f64();
-            self.spacing
-                .get_or_insert(Smoothed::first(seconds))
-                .add(seconds);
+            let [all, overdue] = &mut self.spacing;
+            for spacing in [Some(all), before.overdue.then_some(overdue)] {
+                spacing
+                    .into_iter()
+                    .for_each(|s| s.get_or_insert(Smoothed::first(seconds)).add(seconds));
+            }
         }
         self.tail = None;
         if marker {
@@ -183,19 +238,40 @@ impl Requests {
         // may be FEC.
         let goes_on = self.ended.is_some_and(|ended| ended != timestamp);
         if goes_on && config.enabled {
-            let spacing = self
-                .spacing
-                .map(|spacing| spacing.above(SPACING_DEVIATIONS));
-            let wait = spacing.unwrap_or_default().max(LEAST_SPACING);
+            let whole = earliest.and_then(|earliest| self.whole_by(earliest));
+            let overdue = whole.is_some_and(|whole| whole <= now + LEAST_SPACING);
+            let [all, late] = self.spacing;
+            let spacing = if overdue { late.or(all) } else { all };
+            let wait = spacing
+                .map(|spacing| spacing.above(SPACING_DEVIATIONS))
+                .unwrap_or_default()
+                .max(LEAST_SPACING);
+            let wait = match whole {
+                Some(whole) if !overdue => wait.min(whole.since(now)),
+                _ => wait,
+            };
             let overtaken = self.order.delay(now).unwrap_or_default();
             let wait = wait.max(overtaken).max(config.min_delay);
             self.tail = Some(Tail {
                 number: number + 1,
                 timestamp,
                 last: now,
-                due: Ok(now + wait),
+                overdue,
+                due: Some(now + wait),
+                asked: None,
             });
         }
+    }
+
+    /// A frame is whole, and nothing of it was repaired.
+    pub(super) fn whole(&mut self, earliest: Timestamp, arrival: Timestamp) {
+        self.transits.push(arrival, nanos(arrival.since(earliest)));
+    }
+
+    /// When most frames are whole that could have come at `earliest`.
+    fn whole_by(&self, earliest: Timestamp) -> Option<Timestamp> {
+        let transit = self.transits.exceeded_by(LATE_ENDS)?;
+        Some(earliest + Duration::from_nanos(transit.cast_unsigned()))
     }
 
     /// Another packet came.
@@ -208,11 +284,11 @@ impl Requests {
     pub(super) fn ended(&mut self, now: Timestamp, number: u64) -> bool {
         match self.tail {
             Some(Tail {
-                number: asked,
-                due: Err(when),
+                number: tail,
+                asked: Some(asked),
                 ..
-            }) if asked == number => {
-                self.rtt.answered(now.since(when));
+            }) if tail == number => {
+                self.rtt.answered(now.since(asked.first));
                 true
             }
             _ => false,
@@ -222,28 +298,49 @@ impl Requests {
     fn next_tail(
         &mut self,
         now: Timestamp,
+        config: &RequestConfig,
         until: &impl Fn(u32, Timestamp, bool) -> Timestamp,
+        playout: &impl Fn(u32) -> Option<Timestamp>,
     ) -> NextRequest {
-        let Some(tail) = &mut self.tail else {
+        let Some(mut tail) = self.tail else {
             return NextRequest::Idle;
         };
         match tail.due {
-            Err(_) => NextRequest::Idle,
-            Ok(due) if due > now => NextRequest::WaitUntil(due),
-            Ok(_) => {
-                tail.due = Err(now);
-                let until = until(tail.timestamp, tail.last, false);
-                if now + self.rtt.known().unwrap_or_default() > until {
-                    return NextRequest::Idle;
-                }
-                NextRequest::Ask(Request {
-                    sequence: tail.number as u16,
-                    retry: 0,
-                    delay: now.since(tail.last),
-                    deadline: until.since(now),
-                })
+            None => return NextRequest::Idle,
+            Some(due) if due > now => return NextRequest::WaitUntil(due),
+            Some(_) => tail.due = None,
+        }
+        let until = until(tail.timestamp, tail.last, false);
+        if now + self.rtt.known().unwrap_or_default() > until {
+            self.tail = Some(tail);
+            return NextRequest::Idle;
+        }
+        let retry = tail.asked.map_or(0, |asked| asked.times);
+        match &mut tail.asked {
+            Some(asked) => {
+                asked.times += 1;
+                asked.again = now + self.rtt.timeout();
+            }
+            None => {
+                let in_time = playout(tail.timestamp).map(|playout| playout.since(now));
+                let (after, hedged) = self.repeat_after(config, in_time);
+                let again = now + after;
+                tail.due = (hedged && config.max_retries != Some(0)).then_some(again);
+                tail.asked = Some(Asked {
+                    first: now,
+                    times: 1,
+                    hedged,
+                    again,
+                });
             }
         }
+        self.tail = Some(tail);
+        NextRequest::Ask(Request {
+            sequence: tail.number as u16,
+            retry,
+            delay: now.since(tail.last),
+            deadline: until.since(now),
+        })
     }
 
     fn schedule<P>(&mut self, store: &mut Store<P>, number: u64, due: Timestamp) {
@@ -332,7 +429,7 @@ impl Requests {
         if !config.request.enabled {
             self.clear();
         }
-        let tail = self.next_tail(now, &until);
+        let tail = self.next_tail(now, &config.request, &until, &playout);
         if let NextRequest::Ask(_) = tail {
             return tail;
         }

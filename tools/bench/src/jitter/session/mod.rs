@@ -7,8 +7,9 @@
 //!                             <=rattan= RTCP <=========
 //! ```
 //! The sender runs in a network namespace behind `rattan`, which delays both
-//! directions by half of the round-trip time; the relay (relay.rs) adds jitter
-//! and loss to media and retransmissions. Both ends use AVPF with NACK, RTX and
+//! directions; the relay (relay.rs) adds jitter and loss to media and
+//! retransmissions. All together each direction takes half of the round-trip
+//! time in the mean. Both ends use AVPF with NACK, RTX and
 //! PLI, and feedback is sent at once. One clock for all: the monotonic one of
 //! the machine. A picture is known by its RTP time stamp.
 //!
@@ -85,7 +86,7 @@ pub struct Options {
     /// Share of media packets and retransmissions that are lost
     #[arg(long, value_name = "SHARE", default_value_t = 0.02, value_parser = parse_loss)]
     pub loss: f64,
-    /// Round-trip time without the jitter
+    /// Round-trip time in the mean, with the jitter, as ping shows it
     #[arg(long, value_name = "MS", default_value_t = 80.0, value_parser = parse_ms)]
     pub rtt_ms: f64,
     /// Of jitter and loss
@@ -324,6 +325,7 @@ fn measure(
         receiver_rtcp,
         sender_rtcp: SENDER_RTCP,
     };
+    let one_way = OneWay::new(options.rtt_ms, &impairment)?;
     let relay = Relay::start(impairment, ports)?;
     let setting = Setting {
         buffer: buffer.clone(),
@@ -342,7 +344,7 @@ fn measure(
         relay_rtp: relay.rtp,
         relay_rtcp: relay.rtcp,
     };
-    let log = Session::start(&setting)?.follow(&setting, rattan, options.rtt_ms / 2.0)?;
+    let log = Session::start(&setting)?.follow(&setting, rattan, one_way)?;
     drop(relay);
     let counts = log.counts.context("the receiver has counted nothing")?;
     let window = Window {
@@ -367,6 +369,26 @@ fn measure(
         cpu_us_per_packet: counts.cpu_us / counts.packets.max(1) as f64,
     };
     Ok((figures, log))
+}
+
+/// Without the jitter, in ms: what rattan does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct OneWay {
+    forward: f64,
+    back: f64,
+}
+
+impl OneWay {
+    /// Jitter is a part of the way forward, as long as that is long enough.
+    fn new(rtt_ms: f64, impairment: &Impairment) -> Result<Self> {
+        let jitter = impairment.mean().as_secs_f64() * 1000.0;
+        if rtt_ms < jitter {
+            bail!("--rtt-ms {rtt_ms} is less than the jitter alone takes, {jitter:.1} ms");
+        }
+        let forward = (rtt_ms / 2.0 - jitter).max(0.0);
+        let back = rtt_ms - jitter - forward;
+        Ok(Self { forward, back })
+    }
 }
 
 /// Taken by the receiver in a moment.
@@ -416,20 +438,20 @@ impl Session {
         })
     }
 
-    fn start_sender(&mut self, setting: &Setting, rattan: &Path, one_way_ms: f64) -> Result<()> {
+    fn start_sender(&mut self, setting: &Setting, rattan: &Path, one_way: OneWay) -> Result<()> {
         let program = std::env::current_exe().context("where is this program?")?;
-        let delay = format!("{one_way_ms}ms");
+        let delay = |ms: f64| format!("{ms}ms");
         let mut link = Command::new(rattan);
         link.env("RUST_LOG", "error")
-            .args(["link", "--uplink-delay", &delay])
-            .args(["--downlink-delay", &delay, "--"])
+            .args(["link", "--uplink-delay", &delay(one_way.forward)])
+            .args(["--downlink-delay", &delay(one_way.back), "--"])
             .args(command(&program, "jitter-send", setting)?);
         self.sender = Some(Child::start(link, Who::Sender, self.say.clone())?);
         Ok(())
     }
 
     /// Until both have said everything.
-    fn follow(mut self, setting: &Setting, rattan: &Path, one_way_ms: f64) -> Result<Log> {
+    fn follow(mut self, setting: &Setting, rattan: &Path, one_way: OneWay) -> Result<Log> {
         let mut log = Log::default();
         let mut deadline = Instant::now() + PATIENCE;
         // From the end of the sender on.
@@ -451,7 +473,7 @@ impl Session {
                 bail!("the {} ended early", who.name());
             };
             match said {
-                Said::Ready => self.start_sender(setting, rattan, one_way_ms)?,
+                Said::Ready => self.start_sender(setting, rattan, one_way)?,
                 Said::Hello { rattan_id } => {
                     if let Some(sender) = &mut self.sender {
                         sender.rattan_id = rattan_id;
@@ -491,6 +513,24 @@ fn progress(setting: &Setting, pictures: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn jitter_is_a_part_of_the_round_trip() {
+        let ways = |rtt: f64, jitter: u64| {
+            let impairment = Impairment {
+                jitter: Duration::from_millis(jitter),
+                shape: Shape::Uniform,
+                loss: 0.0,
+                reorder: false,
+                seed: 1,
+            };
+            OneWay::new(rtt, &impairment).map(|way| (way.forward, way.back))
+        };
+        assert_eq!(ways(80.0, 0).unwrap(), (40.0, 40.0));
+        assert_eq!(ways(80.0, 20).unwrap(), (20.0, 40.0));
+        assert_eq!(ways(30.0, 20).unwrap(), (0.0, 10.0));
+        assert!(ways(10.0, 20).is_err());
+    }
 
     #[test]
     fn buffers_are_read_from_the_command_line() {

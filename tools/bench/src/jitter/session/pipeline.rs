@@ -112,11 +112,17 @@ pub fn pt_map(rtpbin: &gst::Element) {
     });
 }
 
+/// RTCP that one end may send, in bit/s, as dualwebrtcsrc's. The 5 % of the
+/// media that are the default hold some requests up for 50 ms and more: after
+/// one packet with feedback, the next has to wait for an RTCP interval.
+const RTCP_RATE: f64 = 150_000.0;
+
 /// NACKs and requests for key frames at once instead of with the next report.
 pub fn quick_feedback(rtpbin: &gst::Element) -> Result<()> {
     let session = rtpbin
         .emit_by_name::<Option<gst::glib::Object>>("get-internal-session", &[&0u32])
         .context("rtpbin has no session")?;
     session.set_property("rtcp-min-interval", 0u64);
+    session.set_property("rtcp-fraction", RTCP_RATE);
     Ok(())
 }

@@ -8,7 +8,7 @@
 //! before.
 //!
 //! A packet's extra delay has one of two shapes. Uniform: from 0 to twice what is
-//! asked for, so that much about the mean, as netem's `delay 60ms 20ms`. Half
+//! asked for, so that much about the mean, as netem's `delay 40ms 20ms`. Half
 //! normal: |N|, N normal with mean 0, scaled such that its standard deviation is
 //! the one asked for (the mean is 1.32 times that), with a tail to five times as
 //! much. Queues only ever add delay, hence one side. Packets keep their order
@@ -56,6 +56,16 @@ pub struct Impairment {
     /// A fast packet overtakes a slow one.
     pub reorder: bool,
     pub seed: u64,
+}
+
+impl Impairment {
+    /// Of the extra delay, where packets may overtake each other.
+    pub fn mean(&self) -> Duration {
+        self.jitter.mul_f64(match self.shape {
+            Shape::Uniform => 1.0,
+            Shape::HalfNormal => (2.0 / PI).sqrt() / (1.0 - 2.0 / PI).sqrt(),
+        })
+    }
 }
 
 /// When packets go on.
@@ -334,6 +344,8 @@ mod tests {
         let variance = delays.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / delays.len() as f64;
         assert!((19.5..20.5).contains(&variance.sqrt()), "{variance}");
         assert!((26.0..27.0).contains(&mean), "1.32 times 20: {mean}");
+        let told = IMPAIRMENT.mean().as_secs_f64() * 1000.0;
+        assert!((told - mean).abs() < 0.2, "{told}");
         let lost = 100_000 - delays.len();
         assert!((1800..2200).contains(&lost), "{lost}");
     }

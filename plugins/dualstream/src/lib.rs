@@ -9,6 +9,7 @@ use gst::glib;
 
 mod dualh264dec;
 mod dualh264enc;
+pub mod encoders;
 pub mod meta;
 mod rtphdrextdualstream;
 mod rtptrickle;

@@ -72,8 +72,8 @@
  */
 use super::Mode;
 use super::collector::Collector;
-use super::encoder::{self, Family, Format};
 use super::router::{self, Owner, Router};
+use crate::encoders::{self, Family, Format, Setup};
 use dualstream_common::{Bitrate, Ratio};
 use dualstream_core::sender::{Config, EncoderRate, Single, Warm};
 use dualstream_core::wire::Stream;
@@ -155,7 +155,7 @@ impl Settings {
 /// The kind of encoder in use, and for what.
 #[derive(Clone, Copy)]
 struct Chosen {
-    family: &'static dyn Family,
+    family: &'static Family,
     format: Format,
 }
 
@@ -196,7 +196,7 @@ impl Owner for Link {
     fn renew(&self, stream: Stream, rate: EncoderRate) {
         let Some(bin) = self.0.upgrade() else { return };
         let imp = bin.imp();
-        if let Some(chosen) = imp.chosen().filter(|c| c.family.new_for_key_frame())
+        if let Some(chosen) = imp.chosen().filter(|c| c.family.new_for_key_frame)
             && let Err(err) = imp.replace(stream, chosen, rate)
         {
             gst::warning!(CAT, imp = imp, "keeping the encoder: {err}");
@@ -288,24 +288,28 @@ impl DualH264Enc {
     }
 
     /// The first family that is installed and reaches READY, or a reason.
-    fn choose(&self) -> Result<&'static dyn Family, gst::ErrorMessage> {
+    fn choose(&self) -> Result<&'static Family, gst::ErrorMessage> {
         let wanted = self.settings().encoder.clone();
         let candidates = if wanted == AUTO {
-            encoder::installed()
+            encoders::installed()
         } else {
-            let Some(family) = encoder::by_name(&wanted) else {
+            let Some(family) = encoders::by_factory(&wanted) else {
                 return Err(gst::error_msg!(
                     gst::LibraryError::Settings,
                     [
                         "encoder={wanted} is not known; use auto or one of: {}",
-                        encoder::names()
+                        encoders::all()
+                            .iter()
+                            .map(|f| f.factory)
+                            .collect::<Vec<_>>()
+                            .join(", ")
                     ]
                 ));
             };
             vec![family]
         };
         for family in candidates {
-            let Ok(element) = gst::ElementFactory::make(family.factory()).build() else {
+            let Ok(element) = gst::ElementFactory::make(family.factory).build() else {
                 continue;
             };
             let ready = element.set_state(gst::State::Ready);
@@ -313,12 +317,9 @@ impl DualH264Enc {
             let _ = element.set_state(gst::State::Null);
             match ready {
                 Ok(_) => return Ok(family),
-                Err(err) => gst::warning!(
-                    CAT,
-                    imp = self,
-                    "{} does not start: {err}",
-                    family.factory()
-                ),
+                Err(err) => {
+                    gst::warning!(CAT, imp = self, "{} does not start: {err}", family.factory)
+                }
             }
         }
         Err(gst::error_msg!(
@@ -348,16 +349,13 @@ impl DualH264Enc {
             .queue(stream)
             .ok_or_else(|| glib::bool_error!("not set up"))?;
         let coded = &self.collector.imp().coded[i];
-        let element = gst::ElementFactory::make(chosen.family.factory())
-            .name(NAMES[i])
-            .build()?;
         let settings = self.settings().clone();
-        chosen
-            .family
-            .set_up(&element, chosen.format, settings.max_bitrate.into());
-        if chosen.family.rate_at_start() {
-            chosen.family.set_rate(&element, rate, true);
-        }
+        let setup = Setup {
+            format: chosen.format,
+            rate,
+            ceiling: Bitrate::from_bps(settings.max_bitrate.into()),
+        };
+        let element = chosen.family.make(Some(NAMES[i]), setup)?;
         self.user_properties(&element, settings.encoder_properties.as_ref());
         if let Some(old) = self.encoder(stream) {
             queue.unlink(&old);
@@ -380,7 +378,7 @@ impl DualH264Enc {
         queue.link(&element)?;
         self.router
             .imp()
-            .renewed(stream, Some(rate).filter(|_| chosen.family.rate_at_start()));
+            .renewed(stream, Some(rate).filter(|_| chosen.family.rate_at_start));
         Ok(())
     }
 
@@ -413,7 +411,7 @@ impl DualH264Enc {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let family = self.choose()?;
-        gst::info!(CAT, imp = self, "using {}", family.factory());
+        gst::info!(CAT, imp = self, "using {}", family.factory);
         let frame_time = Config::default().frame_time;
         let chosen = Chosen {
             family,
@@ -460,7 +458,7 @@ impl DualH264Enc {
     }
 
     fn stats(&self) -> gst::Structure {
-        let encoder = self.chosen().map_or("", |c| c.family.factory());
+        let encoder = self.chosen().map_or("", |c| c.family.factory);
         self.router.imp().snapshot(|core, traffic| {
             let s = core.stats();
             let mean = s.commit_time.as_nanos() as u64 / s.refreshes_committed.max(1);

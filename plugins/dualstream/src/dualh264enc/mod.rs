@@ -3,7 +3,6 @@ use gst::glib;
 use gst::prelude::*;
 
 mod collector;
-mod encoder;
 mod imp;
 mod router;
 

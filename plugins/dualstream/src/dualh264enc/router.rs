@@ -12,7 +12,7 @@
 //! the events from outside, back to the router. They are two elements because
 //! a bin's graph must have no loop.
 
-use super::encoder::Format;
+use crate::encoders::Format;
 use crate::meta;
 use dualstream_common::{Bitrate, DataSize, Timestamp};
 use dualstream_core::quantiser::QuantiserReader;

@@ -16,10 +16,12 @@
 mod config;
 mod content;
 mod phase;
+mod rate_change;
 mod rates;
 
 pub use config::{Config, ConfigError, Warm};
 pub use phase::{Action, Phase, Signal};
+pub use rate_change::RateChange;
 
 use crate::wire::{FrameTag, Stream};
 use content::Content;

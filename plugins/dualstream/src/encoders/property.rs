@@ -12,7 +12,7 @@ pub enum Value {
     Bool(bool),
     /// For any type of number, brought into the property's range.
     Number(i64),
-    /// Text, or the nick of an enumeration.
+    /// Text, or the nick of an enumeration or of a flag.
     Text(&'static str),
     /// The first of these nicks that the enumeration has.
     AnyOf(&'static [&'static str]),
@@ -96,7 +96,11 @@ fn converted(spec: &glib::ParamSpec, value: Value) -> Option<glib::Value> {
 }
 
 fn nick(spec: &glib::ParamSpec, text: &str) -> Option<glib::Value> {
-    glib::EnumClass::with_type(spec.value_type())?.to_value_by_nick(text)
+    if let Some(class) = glib::EnumClass::with_type(spec.value_type()) {
+        return class.to_value_by_nick(text);
+    }
+    let class = glib::FlagsClass::with_type(spec.value_type())?;
+    class.builder().set_by_nick(text).build()
 }
 
 /// GObject warns of a number out of range, and takes none at all.

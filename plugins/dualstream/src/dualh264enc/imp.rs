@@ -47,7 +47,10 @@
  *
  * | field | type | meaning |
  * |---|---|---|
- * | `encoder` | string | factory in use |
+ * | `encoder` | string | factory in use for the display stream |
+ * | `encoder-0`, `encoder-1` | string | factory in use for each stream; empty: none |
+ * | `encoder-failures` | u64 | encoders that were replaced because they failed |
+ * | `pictures-lost` | u64 | pictures that went down with a failed encoder |
  * | `mode` | string | `dual`, or why not: `single`, `no-feedback` |
  * | `phase` | string | of the state machine, see docs/dual-stream.md |
  * | `display-stream` | u32 | 0 or 1 |
@@ -72,8 +75,10 @@
  */
 use super::Mode;
 use super::collector::Collector;
-use super::router::{self, Owner, Router};
-use crate::encoders::{self, Family, Format, Setup};
+use super::feeder::Feeder;
+use super::lanes::Lanes;
+use super::router::{self, Failure, Owner, Router};
+use crate::encoders::Format;
 use dualstream_common::{Bitrate, Ratio};
 use dualstream_core::sender::{Config, EncoderRate, Single, Warm};
 use dualstream_core::wire::Stream;
@@ -83,7 +88,7 @@ use gst::subclass::prelude::*;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
         "dualh264enc",
         gst::DebugColorFlags::empty(),
@@ -91,20 +96,21 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
-const AUTO: &str = "auto";
+pub(super) const AUTO: &str = "auto";
 /// Of `warm-interval`.
 const WARM_AUTO: i32 = -1;
 const WARM_MAX: i32 = Config::WARM_INTERVAL.1.as_millis() as i32;
 
-// Lock order: settings, then chosen; none is held over a call to an element.
+// Lock order: settings, lanes, feeders; none is held over a call to an element
+// or while another is taken.
 
 #[derive(Clone, Debug)]
-struct Settings {
-    encoder: String,
-    encoder_properties: Option<gst::Structure>,
+pub(super) struct Settings {
+    pub(super) encoder: String,
+    pub(super) encoder_properties: Option<gst::Structure>,
     bitrate: u32,
     min_bitrate: u32,
-    max_bitrate: u32,
+    pub(super) max_bitrate: u32,
     refresh_interval: u32,
     background_share: f64,
     keyframe_budget: f64,
@@ -152,19 +158,12 @@ impl Settings {
     }
 }
 
-/// The kind of encoder in use, and for what.
-#[derive(Clone, Copy)]
-struct Chosen {
-    family: &'static Family,
-    format: Format,
-}
-
 pub struct DualH264Enc {
     settings: Mutex<Settings>,
-    chosen: Mutex<Option<Chosen>>,
-    router: Router,
-    collector: Collector,
-    queues: Mutex<Vec<gst::Element>>,
+    pub(super) lanes: Mutex<Lanes>,
+    pub(super) router: Router,
+    pub(super) collector: Collector,
+    pub(super) feeders: Mutex<Vec<Feeder>>,
     sink: gst::GhostPad,
     src: [gst::GhostPad; 2],
 }
@@ -173,34 +172,43 @@ pub struct DualH264Enc {
 struct Link(glib::WeakRef<super::DualH264Enc>);
 
 impl Owner for Link {
-    fn second_linked(&self) -> bool {
-        self.0
-            .upgrade()
-            .is_some_and(|bin| bin.imp().src[1].is_linked())
+    fn second_usable(&self) -> bool {
+        self.0.upgrade().is_some_and(|bin| {
+            let imp = bin.imp();
+            imp.src[1].is_linked() && imp.lanes().has_encoder(Stream::One)
+        })
     }
 
-    fn format(&self, format: Format) {
+    fn format(&self, format: Format, first: bool) {
         if let Some(bin) = self.0.upgrade() {
-            bin.imp().first_format(format);
+            bin.imp().new_format(format, first);
         }
     }
 
     fn set_rate(&self, stream: Stream, rate: EncoderRate, key: bool) {
-        let Some(bin) = self.0.upgrade() else { return };
-        let imp = bin.imp();
-        if let (Some(chosen), Some(encoder)) = (imp.chosen(), imp.encoder(stream)) {
-            chosen.family.set_rate(&encoder, rate, key);
+        if let Some(bin) = self.0.upgrade() {
+            bin.imp().set_rate(stream, rate, key);
         }
     }
 
+    fn force_key(&self, stream: Stream) -> bool {
+        let Some(bin) = self.0.upgrade() else {
+            return false;
+        };
+        let lane = bin.imp().lanes().lane(stream);
+        lane.is_some_and(|lane| lane.family.force_key(&lane.encoder))
+    }
+
     fn renew(&self, stream: Stream, rate: EncoderRate) {
-        let Some(bin) = self.0.upgrade() else { return };
-        let imp = bin.imp();
-        if let Some(chosen) = imp.chosen().filter(|c| c.family.new_for_key_frame)
-            && let Err(err) = imp.replace(stream, chosen, rate)
-        {
-            gst::warning!(CAT, imp = imp, "keeping the encoder: {err}");
+        if let Some(bin) = self.0.upgrade() {
+            bin.imp().renew(stream, rate);
         }
+    }
+
+    fn fail_over(&self, stream: Stream, rate: EncoderRate, failure: &Failure) -> bool {
+        self.0
+            .upgrade()
+            .is_some_and(|bin| bin.imp().fail_over(stream, rate, failure))
     }
 
     fn notify(&self, what: &'static str) {
@@ -213,32 +221,24 @@ impl Owner for Link {
 }
 
 impl DualH264Enc {
-    fn settings(&self) -> MutexGuard<'_, Settings> {
+    pub(super) fn settings(&self) -> MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn chosen(&self) -> Option<Chosen> {
-        *self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_chosen(&self, chosen: Option<Chosen>) {
-        *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = chosen;
-    }
-
-    fn queue(&self, stream: Stream) -> Option<gst::Element> {
-        self.queues
+    pub(super) fn feeder(&self, stream: Stream) -> Option<Feeder> {
+        self.feeders
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(stream.index())
             .cloned()
     }
 
-    fn encoder(&self, stream: Stream) -> Option<gst::Element> {
-        self.obj().by_name(NAMES[stream.index()])
-    }
-
     /// Everything that the core knows of the settings.
-    fn apply(&self) {
+    pub(super) fn apply(&self) {
         let settings = self.settings().clone();
         self.router
             .imp()
@@ -283,187 +283,17 @@ impl DualH264Enc {
         }
     }
 
-    fn rate(&self) -> EncoderRate {
-        self.router.imp().snapshot(|core, _| core.start_rate())
-    }
-
-    /// The first family that is installed and reaches READY, or a reason.
-    fn choose(&self) -> Result<&'static Family, gst::ErrorMessage> {
-        let wanted = self.settings().encoder.clone();
-        let candidates = if wanted == AUTO {
-            encoders::installed()
-        } else {
-            let Some(family) = encoders::by_factory(&wanted) else {
-                return Err(gst::error_msg!(
-                    gst::LibraryError::Settings,
-                    [
-                        "encoder={wanted} is not known; use auto or one of: {}",
-                        encoders::all()
-                            .iter()
-                            .map(|f| f.factory)
-                            .collect::<Vec<_>>()
-                            .join(", ")
-                    ]
-                ));
-            };
-            vec![family]
-        };
-        for family in candidates {
-            let Ok(element) = gst::ElementFactory::make(family.factory).build() else {
-                continue;
-            };
-            let ready = element.set_state(gst::State::Ready);
-            // Going down from READY cannot fail.
-            let _ = element.set_state(gst::State::Null);
-            match ready {
-                Ok(_) => return Ok(family),
-                Err(err) => {
-                    gst::warning!(CAT, imp = self, "{} does not start: {err}", family.factory)
-                }
-            }
-        }
-        Err(gst::error_msg!(
-            gst::CoreError::MissingPlugin,
-            [
-                "no H.264 encoder found{}; install gstreamer1.0-plugins-ugly (x264enc) or gstreamer1.0-plugins-bad (openh264enc)",
-                if wanted == AUTO {
-                    String::new()
-                } else {
-                    format!(" for encoder={wanted}")
-                }
-            ]
-        ))
-    }
-
-    /// A new encoder in place of the one of `stream`, through which nothing
-    /// is on its way.
-    fn replace(
-        &self,
-        stream: Stream,
-        chosen: Chosen,
-        rate: EncoderRate,
-    ) -> Result<(), glib::BoolError> {
-        let obj = self.obj();
-        let i = stream.index();
-        let queue = self
-            .queue(stream)
-            .ok_or_else(|| glib::bool_error!("not set up"))?;
-        let coded = &self.collector.imp().coded[i];
-        let settings = self.settings().clone();
-        let setup = Setup {
-            format: chosen.format,
-            rate,
-            ceiling: Bitrate::from_bps(settings.max_bitrate.into()),
-        };
-        let element = chosen.family.make(Some(NAMES[i]), setup)?;
-        self.user_properties(&element, settings.encoder_properties.as_ref());
-        if let Some(old) = self.encoder(stream) {
-            queue.unlink(&old);
-            if let (Some(src), Some(_)) = (old.static_pad("src"), coded.peer()) {
-                src.unlink(coded)?;
-            }
-            // To NULL while it still has a parent, so that messages get out.
-            old.set_locked_state(true);
-            old.set_state(gst::State::Null)
-                .map_err(|err| glib::bool_error!("the old encoder does not stop: {err}"))?;
-            obj.remove(&old)?;
-        }
-        obj.add(&element)?;
-        let src = element
-            .static_pad("src")
-            .ok_or_else(|| glib::bool_error!("an encoder without a src pad"))?;
-        src.link(coded)
-            .map_err(|err| glib::bool_error!("linking the encoder: {err}"))?;
-        element.sync_state_with_parent()?;
-        queue.link(&element)?;
-        self.router
-            .imp()
-            .renewed(stream, Some(rate).filter(|_| chosen.family.rate_at_start));
-        Ok(())
-    }
-
-    fn user_properties(&self, element: &gst::Element, properties: Option<&gst::Structure>) {
-        for (name, value) in properties.into_iter().flat_map(|s| s.iter()) {
-            let Some(pspec) = element.find_property(name) else {
-                gst::element_imp_warning!(
-                    self,
-                    gst::LibraryError::Settings,
-                    [
-                        "encoder-properties: {} has no property {name}",
-                        element.name()
-                    ]
-                );
-                continue;
-            };
-            let text = value.serialize();
-            match (value.transform_with_type(pspec.value_type()), text) {
-                (Ok(value), _) => element.set_property_from_value(name, &value),
-                // Enums and flags by nick.
-                (Err(_), Ok(text)) => element.set_property_from_str(name, &text),
-                (Err(err), Err(_)) => gst::element_imp_warning!(
-                    self,
-                    gst::LibraryError::Settings,
-                    ["encoder-properties: {name}: {err}"]
-                ),
-            }
-        }
-    }
-
-    fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let family = self.choose()?;
-        gst::info!(CAT, imp = self, "using {}", family.factory);
-        let frame_time = Config::default().frame_time;
-        let chosen = Chosen {
-            family,
-            format: Format {
-                width: 1280,
-                height: 720,
-                frame_time,
-            },
-        };
-        self.set_chosen(Some(chosen));
-        self.apply();
-        let rate = self.rate();
-        for stream in Stream::BOTH {
-            self.replace(stream, chosen, rate)
-                .map_err(|err| gst::error_msg!(gst::CoreError::Failed, ["{err}"]))?;
-        }
-        Ok(())
-    }
-
-    /// Called before any picture: the encoders are idle.
-    fn first_format(&self, format: Format) {
-        let Some(mut chosen) = self.chosen() else {
-            return;
-        };
-        chosen.format = format;
-        self.set_chosen(Some(chosen));
-        let rate = self.rate();
-        for stream in Stream::BOTH {
-            if let Err(err) = self.replace(stream, chosen, rate) {
-                gst::warning!(CAT, imp = self, "keeping the encoder: {err}");
-            }
-        }
-    }
-
-    fn stop(&self) {
-        self.router.imp().reset();
-        for stream in Stream::BOTH {
-            if let Some(encoder) = self.encoder(stream) {
-                // It is in NULL, as the bin is, and may go.
-                let _ = self.obj().remove(&encoder);
-            }
-        }
-        self.set_chosen(None);
-    }
-
     fn stats(&self) -> gst::Structure {
-        let encoder = self.chosen().map_or("", |c| c.family.factory);
+        let (names, failures) = self.lanes().summary();
         self.router.imp().snapshot(|core, traffic| {
             let s = core.stats();
             let mean = s.commit_time.as_nanos() as u64 / s.refreshes_committed.max(1);
             gst::Structure::builder("application/x-dualh264enc-stats")
-                .field("encoder", encoder)
+                .field("encoder", names[core.display().index()])
+                .field("encoder-0", names[0])
+                .field("encoder-1", names[1])
+                .field("encoder-failures", failures)
+                .field("pictures-lost", traffic.pictures_lost)
                 .field(
                     "mode",
                     match core.single() {
@@ -508,8 +338,6 @@ impl DualH264Enc {
     }
 }
 
-const NAMES: [&str; 2] = ["encoder_0", "encoder_1"];
-
 #[glib::object_subclass]
 impl ObjectSubclass for DualH264Enc {
     const NAME: &'static str = "GstDualH264Enc";
@@ -526,10 +354,10 @@ impl ObjectSubclass for DualH264Enc {
         // The owner is set once the object is there.
         Self {
             settings: Mutex::default(),
-            chosen: Mutex::default(),
+            lanes: Mutex::default(),
             router: Router::new(),
             collector: Collector::new(),
-            queues: Mutex::default(),
+            feeders: Mutex::default(),
             sink: ghost("sink"),
             src: [ghost("src_0"), ghost("src_1")],
         }
@@ -748,19 +576,13 @@ impl DualH264Enc {
             router.raw[i]
                 .link(&sink)
                 .map_err(|err| glib::bool_error!("linking a queue: {err}"))?;
-            let weak = self.router.downgrade();
-            if let Some(src) = queue.static_pad("src") {
-                src.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-                    if let (Some(router), Some(buffer)) = (weak.upgrade(), info.buffer()) {
-                        router.imp().before_encoding(stream, buffer);
-                    }
-                    gst::PadProbeReturn::Ok
-                });
-            }
-            self.queues
+            let feeder = Feeder::new(stream, &self.router);
+            obj.add(&feeder)?;
+            queue.link(&feeder)?;
+            self.feeders
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(queue);
+                .push(feeder);
         }
         self.sink.set_target(Some(&router.sink))?;
         obj.add_pad(&self.sink)?;
@@ -816,6 +638,9 @@ impl ElementImpl for DualH264Enc {
             self.stop();
             return Err(gst::StateChangeError);
         }
+        if transition == gst::StateChange::ReadyToPaused && !self.wake_encoders() {
+            return Err(gst::StateChangeError);
+        }
         let success = self.parent_change_state(transition)?;
         match transition {
             gst::StateChange::PausedToReady => self.router.imp().reset(),
@@ -826,4 +651,21 @@ impl ElementImpl for DualH264Enc {
     }
 }
 
-impl BinImpl for DualH264Enc {}
+impl BinImpl for DualH264Enc {
+    fn handle_message(&self, message: gst::Message) {
+        if let gst::MessageView::Error(error) = message.view()
+            && let Some(stream) = message.src().and_then(|src| self.stream_of_encoder(src))
+            && self
+                .router
+                .imp()
+                .is_of_encoder(stream, gst::FlowError::Error)
+            && let Some(feeder) = self.feeder(stream)
+        {
+            let text = error.error().to_string();
+            gst::warning!(CAT, imp = self, "encoder of {stream:?}: {text}");
+            feeder.encoder_failed(text);
+            return;
+        }
+        self.parent_handle_message(message);
+    }
+}

@@ -3,7 +3,9 @@ use gst::glib;
 use gst::prelude::*;
 
 mod collector;
+mod feeder;
 mod imp;
+mod lanes;
 mod router;
 
 /// Whether a second stream is used.

@@ -2,9 +2,9 @@
 //! The private elements inside `dualh264enc` that all data passes:
 //!
 //! ```text
-//!               ┌ raw_0 ─> queue ─> encoder ─> coded_0 ┐          ┌ src_0
-//! sink ─ Router ┤                                      ├ Collector ┤
-//!               └ raw_1 ─> queue ─> encoder ─> coded_1 ┘          └ src_1
+//!               ┌ raw_0 ─> queue ─> Feeder ─> encoder ─> coded_0 ┐           ┌ src_0
+//! sink ─ Router ┤                                                ├ Collector ┤
+//!               └ raw_1 ─> queue ─> Feeder ─> encoder ─> coded_1 ┘           └ src_1
 //! ```
 //!
 //! The router asks the core what to do with each picture, tags the pictures
@@ -16,7 +16,9 @@ use crate::encoders::Format;
 use crate::meta;
 use dualstream_common::{Bitrate, DataSize, Timestamp};
 use dualstream_core::quantiser::QuantiserReader;
-use dualstream_core::sender::{Coding, Config, EncoderRate, Feedback, Sender};
+use dualstream_core::sender::{
+    Coding, Config, EncoderRate, Feedback, RateChange, RateGate, Sender, Wanted,
+};
 use dualstream_core::wire::{FrameTag, Stream};
 use gst::glib;
 use gst::prelude::*;
@@ -28,17 +30,41 @@ use std::time::Duration;
 /// What the router needs of the bin around it. No lock of the router is held
 /// when these are called.
 pub trait Owner: Send + Sync {
-    /// The pad of the second stream is linked.
-    fn second_linked(&self) -> bool;
-    /// The first format is known: the encoders can be set up for it.
-    fn format(&self, format: Format);
+    /// The pad of the second stream is linked, and there is an encoder for it.
+    fn second_usable(&self) -> bool;
+    /// A format is known, and with the first one the encoders can be set up.
+    fn format(&self, format: Format, first: bool);
     /// `key`: for a key frame.
     fn set_rate(&self, stream: Stream, rate: EncoderRate, key: bool);
+    fn force_key(&self, stream: Stream) -> bool;
     /// Puts a new encoder in place of the idle one of `stream`, if its kind
-    /// needs that for a key frame of full size.
+    /// needs that for a key frame of full size or for another rate.
     fn renew(&self, stream: Stream, rate: EncoderRate);
+    /// Puts another encoder in place of the one of `stream`. False: there is
+    /// none left that works.
+    fn fail_over(&self, stream: Stream, rate: EncoderRate, failure: &Failure) -> bool;
     /// The display stream, the target rate or the number of streams changed.
     fn notify(&self, what: &'static str);
+}
+
+/// Why an encoder cannot stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    Error(String),
+    /// Pictures go in and nothing comes out.
+    Stall,
+    /// It does not take the format.
+    Refusal,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Error(reason) => f.write_str(reason),
+            Self::Stall => write!(f, "no output for {STALL} pictures"),
+            Self::Refusal => f.write_str("the format is refused"),
+        }
+    }
 }
 
 glib::wrapper! {
@@ -73,6 +99,8 @@ pub struct Traffic {
     /// Frames that were pushed out and taken.
     pub frames_left: u64,
     pub bad_events: u64,
+    /// Pictures that went down with an encoder.
+    pub pictures_lost: u64,
 }
 
 /// A picture that was handed to an encoder and has not left this element.
@@ -86,6 +114,9 @@ const SWALLOWED: Duration = Duration::from_secs(5);
 /// At a switch the former display stream's last pictures get this long to
 /// leave before the first one of the new display stream is coded.
 const HAND_OVER: Duration = Duration::from_millis(250);
+/// An encoder that has so many pictures and gives none back has stalled: 0.4 s
+/// at 30 frames per second. Hardware keeps up to four, its queue holds two.
+const STALL: usize = 12;
 /// Pictures on their way through one encoder. With one in and one out there
 /// are as many as its queue holds; more are forgotten, oldest first.
 const MAX_PENDING: usize = 64;
@@ -102,8 +133,10 @@ struct State {
     last_picture: Option<(Timestamp, Option<Timestamp>)>,
     pending: [VecDeque<Pending>; 2],
     pushing: [bool; 2],
-    /// What each encoder is set to, and whether for a key frame.
-    applied: [Option<(EncoderRate, bool)>; 2],
+    /// What each encoder is set to, and when that changes.
+    gates: [RateGate; 2],
+    /// What became of the last frame pushed out on each stream.
+    flows: [Result<gst::FlowSuccess, gst::FlowError>; 2],
     background_rate: Option<Bitrate>,
     traffic: Traffic,
 }
@@ -120,7 +153,8 @@ impl Default for State {
             last_picture: None,
             pending: Default::default(),
             pushing: [false; 2],
-            applied: [None; 2],
+            gates: [RateGate::default(); 2],
+            flows: [Ok(gst::FlowSuccess::Ok); 2],
             background_rate: None,
             traffic: Traffic::default(),
         }
@@ -254,7 +288,7 @@ pub mod imp {
 
         fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
             let owner = self.owner()?;
-            let linked = owner.second_linked();
+            let usable = owner.second_usable();
             let (plan, switched, paired, rate) = {
                 let mut state = self.state();
                 if state.format.is_none() {
@@ -262,10 +296,14 @@ pub mod imp {
                 }
                 let now = self.picture_time(&mut state, &buffer);
                 let single = state.core.single();
-                let dual = state.dual_wanted && linked;
+                let dual = state.dual_wanted && usable;
                 state.core.set_dual(dual);
                 let display = state.core.display();
                 let free = state.free(display.other(), now);
+                let gate = &state.gates[display.index()];
+                if gate.due(now, state.core.steady_rate()) {
+                    state.core.request_new_rate();
+                }
                 let phase = state.core.phase();
                 let plan = state.core.picture(now, free);
                 if state.core.phase() != phase {
@@ -384,34 +422,94 @@ pub mod imp {
                     .iter()
                     .find(|p| p.coding.tag == tag)
                     .map(|p| p.coding.rate);
-                let rate = rate
-                    .map(|rate| (rate, tag.key))
-                    .filter(|rate| state.applied[i] != Some(*rate));
-                if rate.is_some() {
-                    state.applied[i] = rate;
-                }
-                rate
+                let now = self.now(&state);
+                let wanted = rate.map(|rate| Wanted {
+                    rate,
+                    steady: state.core.steady_rate(),
+                    key: tag.key,
+                    alone: state.core.single().is_some(),
+                });
+                wanted.and_then(|wanted| state.gates[i].next(now, wanted))
             };
-            if let Some((rate, key)) = rate {
+            if let Some(rate) = rate {
                 gst::log!(CAT, imp = self, "stream {i}: {rate:?}");
-                owner.set_rate(stream, rate, key);
+                owner.set_rate(stream, rate, tag.key);
             }
-            if tag.key {
-                let event = gst_video::UpstreamForceKeyUnitEvent::builder()
-                    .all_headers(true)
-                    .build();
-                if !self
-                    .coded_pad(stream)
-                    .is_some_and(|pad| pad.push_event(event))
-                {
-                    gst::warning!(CAT, imp = self, "the encoder refused to make a key frame");
-                }
+            if tag.key && !owner.force_key(stream) {
+                gst::warning!(CAT, imp = self, "the encoder refused to make a key frame");
             }
         }
 
         /// A new encoder was put in place, set to `rate` if it is known.
-        pub fn renewed(&self, stream: Stream, rate: Option<EncoderRate>) {
-            self.state().applied[stream.index()] = rate.map(|rate| (rate, true));
+        pub fn renewed(&self, stream: Stream, change: RateChange, rate: Option<EncoderRate>) {
+            let mut state = self.state();
+            state.gates[stream.index()] = RateGate::new(change, rate);
+        }
+
+        /// What to start an encoder with whose next frame is to fit `rate`.
+        pub fn start_rate(&self, change: RateChange, rate: EncoderRate) -> EncoderRate {
+            RateGate::start(change, rate, self.state().core.steady_rate())
+        }
+
+        /// What the encoder of `stream` is set to, if it is known.
+        pub fn applied(&self, stream: Stream) -> Option<EncoderRate> {
+            self.state().gates[stream.index()].applied()
+        }
+
+        /// Of the pictures that come in, once they are known.
+        pub fn caps(&self) -> Option<gst::Caps> {
+            self.state().caps.clone()
+        }
+
+        pub fn stalls(&self, stream: Stream) -> bool {
+            let state = self.state();
+            let i = stream.index();
+            state.pending[i].len() > STALL && !state.pushing[i]
+        }
+
+        /// An error that the encoder returned is its own, and not that of what
+        /// comes behind this element.
+        pub fn is_of_encoder(&self, stream: Stream, error: gst::FlowError) -> bool {
+            !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos)
+                && self.state().flows[stream.index()].is_ok()
+        }
+
+        /// Another encoder takes over with this picture, as a key frame.
+        pub fn fail_over(
+            &self,
+            stream: Stream,
+            mut picture: gst::Buffer,
+            failure: Failure,
+        ) -> Option<gst::Buffer> {
+            let owner = self.owner().ok()?;
+            let tag = meta::of(&picture);
+            let i = stream.index();
+            let (rate, lost) = {
+                let mut state = self.state();
+                let pending = &mut state.pending[i];
+                // Those before it are lost with the old encoder.
+                let at = pending.iter().position(|p| Some(p.coding.tag) == tag);
+                let lost = at.unwrap_or(pending.len());
+                pending.drain(..lost);
+                let rate = pending.front_mut().map(|p| {
+                    p.coding.tag.key = true;
+                    p.coding.rate
+                });
+                state.traffic.pictures_lost += lost as u64;
+                (rate.unwrap_or_else(|| state.core.steady_rate()), lost)
+            };
+            if !owner.fail_over(stream, rate, &failure) {
+                return None;
+            }
+            if let Some(tag) = tag {
+                meta::set(picture.make_mut(), FrameTag { key: true, ..tag });
+            }
+            let mut state = self.state();
+            let now = self.now(&state);
+            state.core.encoder_replaced(now, stream, lost > 0);
+            drop(state);
+            self.left.notify_all();
+            Some(picture)
         }
 
         pub fn coded_chain(
@@ -468,10 +566,14 @@ pub mod imp {
             };
             meta::set(buffer.make_mut(), tag);
             gst::log!(CAT, imp = self, "{tag:?}: {size} bytes");
-            let result = src.push(buffer);
+            let result = match src.push(buffer) {
+                Err(gst::FlowError::NotLinked) if tag.background => Ok(gst::FlowSuccess::Ok),
+                result => result,
+            };
             {
                 let mut state = self.state();
                 state.pushing[i] = false;
+                state.flows[i] = result;
                 state.traffic.frames_left += 1;
                 let now = self.now(&state);
                 state.core.sent(now, stream, tag.number);
@@ -484,10 +586,7 @@ pub mod imp {
                 }
             }
             self.left.notify_all();
-            match result {
-                Err(gst::FlowError::NotLinked) if tag.background => Ok(gst::FlowSuccess::Ok),
-                result => result,
-            }
+            result
         }
 
         fn sink_event(&self, event: gst::Event) -> bool {
@@ -511,6 +610,7 @@ pub mod imp {
                     let mut state = self.state();
                     state.core.restart();
                     state.pending = Default::default();
+                    state.flows = [Ok(gst::FlowSuccess::Ok); 2];
                     state.last_picture = None;
                 }
                 EventView::CustomDownstream(_) if gst_video::ForceKeyUnitEvent::is(&event) => {
@@ -582,8 +682,8 @@ pub mod imp {
                 }
                 first
             };
-            if let (true, Ok(owner)) = (first, self.owner()) {
-                owner.format(format);
+            if let Ok(owner) = self.owner() {
+                owner.format(format, first);
             }
             true
         }

@@ -28,7 +28,7 @@ mod x264;
 use dualstream_common::Bitrate;
 pub use dualstream_core::sender::{EncoderRate, RateChange};
 use gst::prelude::*;
-pub use probe::{ProbeError, Probed, probe};
+pub use probe::{PICTURES as PROBE_PICTURES, ProbeError, Probed, probe};
 pub use property::Value;
 use property::{Properties, clamp_u32};
 use std::time::Duration;

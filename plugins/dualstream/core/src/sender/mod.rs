@@ -21,7 +21,7 @@ mod rates;
 
 pub use config::{Config, ConfigError, Warm};
 pub use phase::{Action, Phase, Signal};
-pub use rate_change::RateChange;
+pub use rate_change::{RateChange, RateGate, Wanted};
 
 use crate::wire::{FrameTag, Stream};
 use content::Content;
@@ -383,6 +383,31 @@ impl Sender {
         } else {
             self.recovery_wanted = true;
         }
+    }
+
+    /// The display encoder's rate cannot follow the target without a key
+    /// frame: let the standby take over, if there is one.
+    pub fn request_new_rate(&mut self) {
+        if self.single.is_none() && !self.phase.refreshing() {
+            self.refresh_wanted = true;
+        }
+    }
+
+    /// The encoder of `stream` was replaced by another one, whose first frame
+    /// is a key frame. `lost`: pictures that it had were not coded.
+    pub fn encoder_replaced(&mut self, now: Timestamp, stream: Stream, lost: bool) {
+        if stream == self.display {
+            self.stats.display_key_frames += 1;
+            self.last_key = Some(now);
+        } else if lost && self.phase.in_flight() {
+            self.standby_lost = true;
+        }
+    }
+
+    /// The rate of the pictures to come, on the whole.
+    #[must_use]
+    pub fn steady_rate(&self) -> EncoderRate {
+        self.one_frame(1.0)
     }
 
     /// Both encoders start anew: another size or frame rate, or a flush.

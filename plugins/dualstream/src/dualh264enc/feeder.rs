@@ -67,6 +67,7 @@ pub mod imp {
                         .ok_or(gst::FlowError::Error)?;
                     // What the old one said on its way down.
                     *self.failure() = None;
+                    self.introduce();
                 }
                 router.before_encoding(stream, &buffer);
                 let result = self.src.push(buffer.clone());
@@ -81,6 +82,15 @@ pub mod imp {
                     }
                     result => return result,
                 }
+            }
+        }
+
+        /// Tells a new encoder the format before it is told its rate:
+        /// openh264enc makes a key frame at the first change after that.
+        fn introduce(&self) {
+            if let Some(caps) = self.sink.sticky_event::<gst::event::Caps>(0) {
+                // A refusal shows with the picture.
+                self.src.push_event(caps);
             }
         }
 

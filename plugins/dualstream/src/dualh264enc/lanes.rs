@@ -71,7 +71,6 @@ impl Lanes {
     }
 
     fn note_failure(&mut self, stream: Stream, factory: &'static str) {
-        self.failures += 1;
         let failed = &mut self.failed[stream.index()];
         match failed.iter_mut().find(|(name, _)| *name == factory) {
             Some((_, count)) => *count += 1,
@@ -271,7 +270,11 @@ impl DualH264Enc {
         else {
             return false;
         };
-        self.lanes().note_failure(stream, failed.factory);
+        {
+            let mut lanes = self.lanes();
+            lanes.failures += 1;
+            lanes.note_failure(stream, failed.factory);
+        }
         // Each round counts one failure, of which each candidate has a few.
         loop {
             let Some(family) = self.lanes().next(stream) else {

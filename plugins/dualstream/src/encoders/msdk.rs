@@ -13,7 +13,8 @@ pub const FAMILY: Family = Family {
         ("async-depth", Value::Number(1)),
         ("target-usage", Value::Number(7)),
         ("lowdelay-brc", Value::Text("on")),
-        ("gop-size", Value::Number(i32::MAX as i64)),
+        // Sixteen bits inside.
+        ("gop-size", Value::Number(65_535)),
         ("i-frames", Value::Number(0)),
         ("b-frames", Value::Number(0)),
         ("ref-frames", Value::Number(1)),

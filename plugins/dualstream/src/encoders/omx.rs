@@ -16,9 +16,8 @@ pub const FAMILY: Family = Family {
     low_latency: &[
         ("control-rate", Value::AnyOf(&["low-latency", "constant"])),
         ("gop-mode", Value::Text("low-delay-p")),
-        ("gop-length", Value::Number(0)),
         ("b-frames", Value::Number(0)),
-        ("periodicity-idr", Value::Number(0)),
+        ("periodicity-idr", Value::Number(i32::MAX as i64)),
         ("interval-intraframes", Value::Number(i32::MAX as i64)),
         ("inline-header", Value::Bool(true)),
         ("filler-data", Value::Bool(false)),

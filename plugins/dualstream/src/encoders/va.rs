@@ -16,6 +16,7 @@ pub const FAMILY: Family = Family {
     low_latency: &[
         ("rate-control", Value::Text("cbr")),
         ("target-usage", Value::Number(7)),
+        // The largest there is: a key frame each 34 s at 30 frames a second.
         ("key-int-max", Value::Number(1024)),
         ("i-frames", Value::Number(0)),
         ("b-frames", Value::Number(0)),

@@ -252,7 +252,7 @@ mod tests {
         for alone in [false, true] {
             let made = changes(RateChange::KeyFrame, alone, wobble.clone());
             // 2^(159/8) = 961548 bit/s is the step below 1000 kbit/s.
-            assert_eq!(made, [(0, 961)], "alone: {alone}");
+            assert_eq!(made, [(0, 962)], "alone: {alone}");
         }
     }
 

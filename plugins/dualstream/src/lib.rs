@@ -13,6 +13,7 @@ pub mod encoders;
 pub mod meta;
 mod rtphdrextdualstream;
 mod rtptrickle;
+mod trial;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     meta::register();

@@ -3,7 +3,7 @@
 //! when the test says so.
 
 use std::collections::VecDeque;
-use std::sync::Once;
+use std::sync::{Arc, Mutex, Once};
 
 use dualstream_core::wire::{FrameTag, Stream};
 use gst::prelude::*;
@@ -809,6 +809,125 @@ mod faulty {
     }
 }
 
+/// Decoders that start, and are no good: one never gives a picture, the other
+/// works up to its sixtieth.
+mod unfit {
+    use gst::glib;
+    use gst::prelude::*;
+    use gst::subclass::prelude::*;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Pictures that MortalDec has given, all its instances together.
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    const LIFE: u32 = 60;
+
+    fn templates() -> Vec<gst::PadTemplate> {
+        let template = |name, direction, caps| {
+            gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps).unwrap()
+        };
+        vec![
+            template(
+                "sink",
+                gst::PadDirection::Sink,
+                gst::Caps::builder("video/x-h264")
+                    .field("stream-format", "byte-stream")
+                    .field("alignment", "au")
+                    .build(),
+            ),
+            template(
+                "src",
+                gst::PadDirection::Src,
+                gst_video::VideoCapsBuilder::new().build(),
+            ),
+        ]
+    }
+
+    macro_rules! unfit {
+        ($name:ident, $type_name:literal, $chain:expr) => {
+            #[derive(Default)]
+            pub struct $name;
+
+            #[glib::object_subclass]
+            impl ObjectSubclass for $name {
+                const NAME: &'static str = $type_name;
+                type Type = super::$name;
+                type ParentType = gst::Bin;
+            }
+
+            impl ObjectImpl for $name {
+                fn constructed(&self) {
+                    self.parent_constructed();
+                    let obj = self.obj();
+                    let inner = gst::ElementFactory::make("avdec_h264")
+                        .property("max-threads", 1i32)
+                        .build()
+                        .unwrap();
+                    obj.add(&inner).unwrap();
+                    let chain: fn() -> Result<bool, gst::FlowError> = $chain;
+                    let sink = inner.static_pad("sink").unwrap();
+                    let sink = gst::GhostPad::builder_with_target(&sink)
+                        .unwrap()
+                        .name("sink")
+                        .chain_function(move |pad, parent, buffer| {
+                            if chain()? {
+                                gst::ProxyPad::chain_default(pad, parent, buffer)
+                            } else {
+                                Ok(gst::FlowSuccess::Ok)
+                            }
+                        })
+                        .build();
+                    obj.add_pad(&sink).unwrap();
+                    let src = inner.static_pad("src").unwrap();
+                    let src = gst::GhostPad::builder_with_target(&src)
+                        .unwrap()
+                        .name("src");
+                    obj.add_pad(&src.build()).unwrap();
+                }
+            }
+
+            impl GstObjectImpl for $name {}
+
+            impl ElementImpl for $name {
+                fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+                    static METADATA: LazyLock<gst::subclass::ElementMetadata> =
+                        LazyLock::new(|| {
+                            let kind = "Codec/Decoder/Video";
+                            gst::subclass::ElementMetadata::new("Unfit", kind, "Fails", "Test")
+                        });
+                    Some(&METADATA)
+                }
+
+                fn pad_templates() -> &'static [gst::PadTemplate] {
+                    static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(templates);
+                    &TEMPLATES
+                }
+            }
+
+            impl BinImpl for $name {}
+        };
+    }
+
+    unfit!(BlindDec, "TestBlindDec", || Ok(false));
+    unfit!(MortalDec, "TestMortalDec", || {
+        if GIVEN.fetch_add(1, Ordering::SeqCst) < LIFE {
+            Ok(true)
+        } else {
+            Err(gst::FlowError::Error)
+        }
+    });
+}
+
+gst::glib::wrapper! {
+    pub struct BlindDec(ObjectSubclass<unfit::BlindDec>)
+        @extends gst::Bin, gst::Element, gst::Object;
+}
+
+gst::glib::wrapper! {
+    pub struct MortalDec(ObjectSubclass<unfit::MortalDec>)
+        @extends gst::Bin, gst::Element, gst::Object;
+}
+
 gst::glib::wrapper! {
     pub struct FaultyDec(ObjectSubclass<faulty::FaultyDec>)
         @extends gst_video::VideoDecoder, gst::Element, gst::Object;
@@ -867,6 +986,77 @@ fn a_decoder_that_fails_is_started_anew_and_not_for_ever() {
     assert!(error.error().to_string().contains("again and again"));
     let stats: gst::Structure = element.property("stats");
     assert_eq!(stats.get::<u64>("decoder-restarts").unwrap(), 6);
+}
+
+/// A session on videotestsrc with a decoder of the best rank that fails at
+/// once, dies later, or is told not to.
+#[test]
+fn a_decoder_that_cannot_decode_is_not_chosen() {
+    init();
+    let kind = BlindDec::static_type();
+    gst::Element::register(None, "testblinddec", gst::Rank::PRIMARY + 50, kind).unwrap();
+    let rig = Rig::new("auto");
+    let stats: gst::Structure = rig.element().property("stats");
+    assert_ne!(stats.get::<&str>("decoder").unwrap(), "testblinddec");
+    let factory = gst::ElementFactory::find("testblinddec").unwrap();
+    factory.set_rank(gst::Rank::NONE);
+}
+
+#[test]
+fn a_decoder_that_dies_in_mid_stream_is_replaced() {
+    init();
+    let kind = MortalDec::static_type();
+    gst::Element::register(None, "testmortaldec", gst::Rank::PRIMARY + 60, kind).unwrap();
+    let pipeline = gst::parse::launch(
+        "videotestsrc is-live=true num-buffers=150 pattern=ball \
+         ! video/x-raw,format=I420,width=320,height=180,framerate=60/1 \
+         ! dualh264enc name=e bitrate=800000 ! dualh264dec name=d ! appsink name=s sync=false",
+    )
+    .unwrap()
+    .downcast::<gst::Pipeline>()
+    .unwrap();
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let sink: gst_app::AppSink = pipeline.by_name("s").and_downcast().unwrap();
+    let list = shown.clone();
+    let callbacks = gst_app::AppSinkCallbacks::builder().new_sample(move |sink| {
+        let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+        let tag = sample.buffer().and_then(meta::of);
+        list.lock().unwrap().extend(tag.map(|tag| tag.number));
+        Ok(gst::FlowSuccess::Ok)
+    });
+    sink.set_callbacks(callbacks.build());
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let factory = gst::ElementFactory::find("testmortaldec").unwrap();
+    factory.set_rank(gst::Rank::NONE);
+    let kinds = [
+        gst::MessageType::Eos,
+        gst::MessageType::Error,
+        gst::MessageType::Warning,
+    ];
+    let bus = pipeline.bus().unwrap();
+    let mut warnings = 0;
+    loop {
+        let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(20), &kinds);
+        match message.expect("an end").view() {
+            gst::MessageView::Eos(_) => break,
+            gst::MessageView::Warning(_) => warnings += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    let stats: gst::Structure = pipeline.by_name("d").unwrap().property("stats");
+    let keys: gst::Structure = pipeline.by_name("e").unwrap().property("stats");
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert_eq!(stats.get::<u64>("decoder-failures").unwrap(), 1, "{stats}");
+    assert_ne!(stats.get::<&str>("decoder").unwrap(), "testmortaldec");
+    assert_eq!(warnings, 1, "the user is told");
+    let shown = shown.lock().unwrap();
+    assert_eq!(shown.last(), Some(&149));
+    // It is started anew three times, each with a key frame.
+    assert!(shown.len() >= 140, "{}", shown.len());
+    assert!(
+        keys.get::<u64>("display-key-frames").unwrap() <= 5,
+        "{keys}"
+    );
 }
 
 #[test]

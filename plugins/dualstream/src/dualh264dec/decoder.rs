@@ -5,6 +5,8 @@ use std::fmt;
 
 use gst::prelude::*;
 
+use crate::trial::{self, PICTURES, ProbeError};
+
 /// What `dualh264dec` gives to a decoder.
 pub fn coded_caps() -> gst::Caps {
     gst::Caps::builder("video/x-h264")
@@ -60,25 +62,38 @@ impl Decoder {
         (first.static_pad("sink"), self.element.static_pad("src"))
     }
 
+    /// As one element with the pads `sink` and `src`.
+    fn in_one(&self) -> Option<gst::Element> {
+        let Some(parser) = &self.parser else {
+            return Some(self.element.clone());
+        };
+        let bin = gst::Bin::new();
+        bin.add_many([parser, &self.element]).ok()?;
+        parser.link(&self.element).ok()?;
+        let (sink, src) = self.ends();
+        for (name, pad) in [("sink", sink?), ("src", src?)] {
+            let ghost = gst::GhostPad::builder_with_target(&pad).ok()?.name(name);
+            bin.add_pad(&ghost.build()).ok()?;
+        }
+        Some(bin.upcast())
+    }
+
     pub fn elements(&self) -> impl Iterator<Item = &gst::Element> {
         // Downstream first, the order in which states change.
         std::iter::once(&self.element).chain(&self.parser)
     }
 }
 
-/// `auto`: the one of highest rank that starts; otherwise the named factory.
-pub fn choose(name: &str) -> Result<gst::ElementFactory, NoDecoder> {
+/// What is tried, in this order. `auto`: all of rank MARGINAL and above, best
+/// rank first; otherwise the named factory alone.
+pub fn candidates(name: &str) -> Result<Vec<gst::ElementFactory>, NoDecoder> {
     if name != "auto" {
         let factory =
             gst::ElementFactory::find(name).ok_or_else(|| NoDecoder::Unknown(name.to_owned()))?;
         if !suits(&factory) {
             return Err(NoDecoder::Unsuitable(name.to_owned()));
         }
-        return if starts(&factory) {
-            Ok(factory)
-        } else {
-            Err(NoDecoder::Fails(name.to_owned()))
-        };
+        return Ok(vec![factory]);
     }
     let mut factories: Vec<_> = gst::ElementFactory::factories_with_type(
         gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO,
@@ -88,10 +103,92 @@ pub fn choose(name: &str) -> Result<gst::ElementFactory, NoDecoder> {
     .filter(suits)
     .collect();
     factories.sort_by_key(|f| std::cmp::Reverse(f.rank()));
-    factories
+    Ok(factories)
+}
+
+/// The first of these that works, from `from` on, and its place.
+pub fn first_working(candidates: &[gst::ElementFactory], from: usize) -> Option<usize> {
+    (from..candidates.len()).find(|at| {
+        let factory = &candidates[*at];
+        let tried = if factory.rank() > gst::Rank::NONE {
+            probe(factory)
+        } else {
+            // Named, and not for everything that H.264 is.
+            return starts(factory);
+        };
+        if let Err(why) = tried {
+            gst::warning!(super::imp::CAT, "not {}: {why}", factory.name());
+        }
+        tried.is_ok()
+    })
+}
+
+/// Ten black pictures of 320x240, constrained baseline, each with a start code
+/// of four bytes, made by openh264enc.
+const TEN: &[u8] = include_bytes!("ten.h264");
+
+/// The trial of a decoder, from an earlier time if there was one.
+fn probe(factory: &gst::ElementFactory) -> Result<(), ProbeError> {
+    let tried = factory.clone();
+    let outcome = trial::known_or(&factory.name(), move || {
+        let decoder = make(&tried).map_err(|_| ProbeError::DoesNotStart)?;
+        let Some(element) = decoder.in_one() else {
+            return Err(ProbeError::DoesNotStart);
+        };
+        trial::trial(&element, coded_pictures, || {})
+    });
+    match outcome {
+        Ok(probed) if probed.before_end < PICTURES / 2 => Err(ProbeError::LosesFrames),
+        Ok(_) => Ok(()),
+        Err(why) => Err(why),
+    }
+}
+
+fn coded_pictures(_: &gst::Pad) -> trial::Input {
+    // A picture is parameter sets, if any, and one slice.
+    let mut units: Vec<Vec<u8>> = Vec::new();
+    let mut begin = true;
+    for nal in nal_units(TEN) {
+        if begin {
+            units.push(Vec::new());
+        }
+        if let Some(unit) = units.last_mut() {
+            unit.extend_from_slice(nal);
+        }
+        begin = matches!(nal.get(4).map(|b| b & 0x1f), Some(1 | 5));
+    }
+    let caps = gst::Caps::builder("video/x-h264")
+        .field("stream-format", "byte-stream")
+        .field("alignment", "au")
+        .field("width", 320i32)
+        .field("height", 240i32)
+        .field("framerate", gst::Fraction::new(30, 1))
+        .field("profile", "constrained-baseline")
+        .field("level", "1.3")
+        .build();
+    let buffers = units.into_iter().zip(0..).map(|(unit, n)| {
+        let mut buffer = trial::timed(gst::Buffer::from_slice(unit), n);
+        if n > 0 {
+            buffer.make_mut().set_flags(gst::BufferFlags::DELTA_UNIT);
+        }
+        buffer
+    });
+    Some((caps, buffers.collect()))
+}
+
+/// Cut before each start code of four bytes.
+fn nal_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let starts: Vec<usize> = stream
+        .windows(4)
+        .enumerate()
+        .filter(|(_, bytes)| *bytes == [0, 0, 0, 1])
+        .map(|(at, _)| at)
+        .collect();
+    let ends = starts.iter().skip(1).copied().chain([stream.len()]);
+    let bounds: Vec<_> = starts.iter().copied().zip(ends).collect();
+    bounds
         .into_iter()
-        .find(starts)
-        .ok_or(NoDecoder::NoneInstalled)
+        .filter_map(|(from, to)| stream.get(from..to))
 }
 
 fn suits(factory: &gst::ElementFactory) -> bool {

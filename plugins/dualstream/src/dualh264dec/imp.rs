@@ -31,8 +31,11 @@
  * - "Complete" is the custom upstream event `application/x-frame-complete`
  *   (docs/wire-formats.md) on the stream's pad, repeated until the sender is
  *   seen to have moved on. rtcpiframefeedback sends it on.
- * - A decoder that fails is started anew and waits for the next key frame; one
- *   that fails five times without a picture between is an error.
+ * - Decoders are tried by rank, and have to decode ten pictures to be taken. One
+ *   that fails is started anew and waits for the next key frame; one that fails
+ *   three times without a picture between, or gives none for 30 units from a key
+ *   frame on, is replaced by the next, with a warning. One that was named stays,
+ *   and five failures are an error, as where no other is left.
  * - Metas of the coded buffers go with the pictures. QoS events end here: a
  *   decoder that skips frames loses references. GAP events end here too, for a
  *   decoder forgets its references at one.
@@ -73,7 +76,9 @@
  * | `decoder-restarts` | u64 | times that a decoder was started anew |
  * | `tagged` | bool | the units that come now have frame numbers |
  * | `display-stream` | i32 | as the property |
- * | `decoder` | string | factory name of the decoders, empty before READY |
+ * | `decoder-failures` | u64 | decoders that were replaced because they failed |
+ * | `decoder` | string | factory name of the display stream's decoder, empty before READY |
+ * | `decoder-0`, `decoder-1` | string | factory name of each stream's decoder |
  *
  * Since: 0.1
  */
@@ -129,8 +134,20 @@ impl Settings {
 /// The chosen decoders, from READY on.
 #[derive(Default)]
 struct State {
-    factory: Option<gst::ElementFactory>,
+    /// In the order in which they are tried.
+    candidates: Vec<gst::ElementFactory>,
+    /// Place among them of what each stream has.
+    chosen: [usize; 2],
     decoders: [Option<Decoder>; 2],
+}
+
+impl State {
+    fn name(&self, stream: Stream) -> String {
+        let i = stream.index();
+        let factory = self.candidates.get(self.chosen[i]);
+        let factory = factory.filter(|_| self.decoders[i].is_some());
+        factory.map_or_else(String::new, |f| f.name().to_string())
+    }
 }
 
 // Lock order: none of these is held while another, or the hub's, is taken.
@@ -143,6 +160,7 @@ pub struct DualH264Dec {
     settings: Mutex<Settings>,
     state: Mutex<State>,
     decoder_restarts: AtomicU64,
+    decoder_failures: AtomicU64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -232,16 +250,91 @@ impl DualH264Dec {
 
     fn make_decoders(&self) -> Result<(), NoDecoder> {
         let wanted = locked(&self.settings).decoder.clone();
-        let factory = decoder::choose(&wanted)?;
+        let candidates = decoder::candidates(&wanted)?;
+        let Some(first) = decoder::first_working(&candidates, 0) else {
+            return Err(if wanted == AUTO {
+                NoDecoder::NoneInstalled
+            } else {
+                NoDecoder::Fails(wanted)
+            });
+        };
+        let factory = candidates[first].clone();
         gst::info!(CAT, imp = self, "Decoding with {}", factory.name());
+        {
+            let mut state = locked(&self.state);
+            state.candidates = candidates;
+            state.chosen = [first; 2];
+        }
         for stream in Stream::BOTH {
             let decoder = decoder::make(&factory)?;
             self.add(stream, &decoder)
                 .map_err(|_| NoDecoder::Fails(factory.name().to_string()))?;
             locked(&self.state).decoders[stream.index()] = Some(decoder);
         }
-        locked(&self.state).factory = Some(factory);
         Ok(())
+    }
+
+    /// The next candidate in place of the decoder of `stream`. False: there is
+    /// none, and all stays as it is. Called from the gate's streaming thread.
+    pub(super) fn replace_decoder(&self, stream: Stream, why: &str) -> bool {
+        let i = stream.index();
+        let (candidates, old) = {
+            let state = locked(&self.state);
+            (state.candidates.clone(), state.chosen[i])
+        };
+        let mut next = old;
+        let made = loop {
+            let Some(at) = decoder::first_working(&candidates, next + 1) else {
+                return false;
+            };
+            next = at;
+            if let Ok(decoder) = decoder::make(&candidates[at]) {
+                break decoder;
+            }
+        };
+        let gone = {
+            let mut state = locked(&self.state);
+            state.chosen[i] = next;
+            state.decoders[i].replace(made.clone())
+        };
+        if let Some(gone) = gone {
+            self.remove(stream, &gone);
+        }
+        self.decoder_failures.fetch_add(1, Ordering::Relaxed);
+        let names = [old, next].map(|at| candidates[at].name());
+        if let Err(error) = self.add(stream, &made) {
+            gst::error!(CAT, imp = self, "{}: {error}", names[1]);
+            return false;
+        }
+        for element in made.elements() {
+            if element.sync_state_with_parent().is_err() {
+                gst::warning!(CAT, imp = self, "{} does not start", element.name());
+            }
+        }
+        gst::element_imp_warning!(
+            self,
+            gst::StreamError::Decode,
+            (
+                "The decoder {} of stream {i} failed; going on with {}",
+                names[0],
+                names[1]
+            ),
+            ["{why}"]
+        );
+        true
+    }
+
+    /// Takes a decoder out that fails.
+    fn remove(&self, stream: Stream, decoder: &Decoder) {
+        if let (Some(sink), Some(src)) = decoder.ends() {
+            let _ = self.gates[stream.index()].src().unlink(&sink);
+            let _ = src.unlink(self.join.sink(stream));
+        }
+        for element in decoder.elements() {
+            element.set_locked_state(true);
+            let _ = element.set_state(gst::State::Null);
+            let _ = self.obj().remove(element);
+        }
     }
 
     fn add(&self, stream: Stream, decoder: &Decoder) -> Result<(), glib::BoolError> {
@@ -277,7 +370,11 @@ impl DualH264Dec {
 
     fn stats(&self) -> gst::Structure {
         let s = self.hub.core(|core| core.stats());
-        let factory = locked(&self.state).factory.clone();
+        let names = {
+            let state = locked(&self.state);
+            Stream::BOTH.map(|stream| state.name(stream))
+        };
+        let display = self.hub.display().map_or(0, Stream::index);
         gst::Structure::builder("application/x-dualh264dec-stats")
             .field("units", s.units)
             .field("units-dropped", s.units_dropped)
@@ -306,9 +403,12 @@ impl DualH264Dec {
             .field("tagged", s.tagged)
             .field("display-stream", self.display_stream())
             .field(
-                "decoder",
-                factory.map_or_else(String::new, |f| f.name().to_string()),
+                "decoder-failures",
+                self.decoder_failures.load(Ordering::Relaxed),
             )
+            .field("decoder", &names[display])
+            .field("decoder-0", &names[0])
+            .field("decoder-1", &names[1])
             .build()
     }
 
@@ -349,6 +449,7 @@ impl ObjectSubclass for DualH264Dec {
             settings: Mutex::default(),
             state: Mutex::default(),
             decoder_restarts: AtomicU64::new(0),
+            decoder_failures: AtomicU64::new(0),
         }
     }
 }
@@ -362,7 +463,7 @@ impl ObjectImpl for DualH264Dec {
                     .nick("Decoder")
                     .blurb(
                         "Factory name of the H.264 decoder to use, or \"auto\" for the one of \
-                         highest rank that starts; read when going to READY",
+                         highest rank that works, with the next ones in reserve; read when going to READY",
                     )
                     .default_value(Some(AUTO))
                     .build(),
@@ -508,6 +609,7 @@ impl ElementImpl for DualH264Dec {
             gst::StateChange::ReadyToPaused => {
                 let config = locked(&self.settings).config();
                 self.decoder_restarts.store(0, Ordering::Relaxed);
+                self.decoder_failures.store(0, Ordering::Relaxed);
                 self.hub.reset(config);
             }
             gst::StateChange::PlayingToPaused => self.hub.set_playing(false),

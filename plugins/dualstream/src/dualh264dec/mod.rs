@@ -38,6 +38,10 @@ impl DualH264Dec {
         self.imp().decoder_works(stream);
     }
 
+    fn replace_decoder(&self, stream: Stream, why: &str) -> bool {
+        self.imp().replace_decoder(stream, why)
+    }
+
     fn restart_decoder(&self, stream: Stream) {
         self.imp().restart_decoder(stream);
     }

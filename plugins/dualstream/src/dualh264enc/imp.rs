@@ -12,10 +12,17 @@
  * With only `src_0` linked, or `mode=single`, it is an ordinary low-latency
  * encoder with one frame of buffer and no key frames but those asked for.
  *
- * Wraps two encoders of one kind: `x264enc` or `openh264enc`, the one with the
- * higher rank that works (`encoder=auto`), or the one named. `encoder-properties`
- * sets properties of both after the element's own choice. The children
- * `encoder_0` and `encoder_1` are replaced at times; do not keep them.
+ * Wraps two encoders: of those that are known (docs/encoders.md), the one of the
+ * best rank that codes ten pictures in a trial (`encoder=auto`), or the one
+ * named. `encoder-properties` sets properties of both after the element's own
+ * choice. The children `encoder_0` and `encoder_1` are replaced at times; do not
+ * keep them.
+ *
+ * An encoder that fails, refuses a format or gives nothing back for 12 pictures
+ * is replaced by the next one that works, with a key frame. That is a warning
+ * with details `application/x-dualh264enc-encoder` (`stream` u32, `from`, `to`,
+ * `reason` strings), and an error only where none is left. Hardware that gives
+ * one session codes one stream, and software the other.
  *
  * ## Who asks for a key frame, and what it gets
  *
@@ -32,9 +39,10 @@
  * ## Rate
  *
  * `bitrate` is the rate of both streams together. It is changed in place,
- * without a key frame, and the display encoder's buffer is always one frame
- * time. An encoder that uses less than it is given is asked for up to 6 % more,
- * one that uses more is asked for less. The upstream event `application/x-network-estimate` sets it too,
+ * without a key frame, where the encoder can; where it cannot, in steps of 9 %,
+ * seldom, and by the standby with its next key frame. The display encoder's buffer is always one frame
+ * time. An encoder that uses less than it is given is asked for up to 6 % more
+ * (16 % without a second stream), one that uses more is asked for less. The upstream event `application/x-network-estimate` sets it too,
  * within `min-bitrate` and `max-bitrate`.
  *
  * ## Example
@@ -371,7 +379,7 @@ impl ObjectImpl for DualH264Enc {
             vec![
                 glib::ParamSpecString::builder("encoder")
                     .nick("Encoder")
-                    .blurb("Factory of the encoder for both streams, x264enc or openh264enc; auto takes the installed one with the highest rank that works")
+                    .blurb("Factory of the encoder for both streams, one of those in docs/encoders.md; auto takes the installed one of the highest rank that works; the others are in reserve")
                     .default_value(Some(AUTO))
                     .mutable_ready()
                     .build(),

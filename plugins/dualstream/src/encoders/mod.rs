@@ -25,10 +25,11 @@ mod va;
 mod vaapi;
 mod x264;
 
+pub use crate::trial::{PICTURES as PROBE_PICTURES, ProbeError, Probed};
 use dualstream_common::Bitrate;
 pub use dualstream_core::sender::{EncoderRate, RateChange};
 use gst::prelude::*;
-pub use probe::{PICTURES as PROBE_PICTURES, ProbeError, Probed, probe};
+pub use probe::probe;
 pub use property::Value;
 use property::{Properties, clamp_u32};
 use std::time::Duration;

@@ -16,7 +16,12 @@ pub const FAMILY: Family = Family {
         ("complexity", Value::Text("low")),
         ("gop-size", Value::Number(i32::MAX as i64)),
         ("scene-change-detection", Value::Bool(false)),
+        // Finer than this is not seen, and large where motion sets in.
+        ("qp-min", Value::Number(12)),
         ("enable-frame-skip", Value::Bool(false)),
+        // It skips what it takes for background, so that the output falls to
+        // a tenth of the rate, and overshoots by as much where it was wrong.
+        ("background-detection", Value::Bool(false)),
         ("multi-thread", Value::Number(1)),
     ],
     // The first change of rate after the start makes a key frame, whatever it

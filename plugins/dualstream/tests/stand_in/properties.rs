@@ -8,6 +8,7 @@ use gst::prelude::*;
 /// The nicks of an enumeration, registered as a type of its own.
 macro_rules! nicks {
     ($name:ident, $type_name:literal, $first:ident = $first_nick:literal $(, $variant:ident = $nick:literal)*) => {
+        #[allow(clippy::enum_variant_names, reason = "the nicks have it so")]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
         #[repr(i32)]
         #[enum_type(name = $type_name)]

@@ -945,6 +945,7 @@ impl Sender {
             pressure: self.content.pressure(),
         };
         let background = self.background_busy().then_some(need);
+        self.rates.set_alone(self.single.is_some());
         let asked = self.rates.display(&self.config, background);
         self.one_frame(asked)
     }

@@ -16,6 +16,10 @@ use crate::meta;
 
 /// Times that a decoder is started anew without giving a picture between.
 const RESTARTS: u32 = 5;
+/// Of these, before another decoder is tried.
+const TRIES: u32 = 2;
+/// Units from a key frame on, all without a picture, that are a failure.
+const STALL: u32 = 30;
 
 struct State {
     segment: gst::FormattedSegment<gst::ClockTime>,
@@ -24,6 +28,8 @@ struct State {
     first: bool,
     failure: Option<glib::Error>,
     restarts: u32,
+    /// Units since a key frame that gave no picture; none: there are pictures.
+    barren: Option<u32>,
 }
 
 impl Default for State {
@@ -35,6 +41,7 @@ impl Default for State {
             first: true,
             failure: None,
             restarts: 0,
+            barren: None,
         }
     }
 }
@@ -62,7 +69,9 @@ impl Gate {
     }
 
     pub(super) fn decoder_works(&self) {
-        self.lock().restarts = 0;
+        let mut state = self.lock();
+        state.restarts = 0;
+        state.barren = None;
     }
 
     fn chain(&self, mut buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
@@ -70,7 +79,8 @@ impl Gate {
             return Err(gst::FlowError::Error);
         };
         hub.lock().flow?;
-        if self.lock().failure.is_some() {
+        let stalls = self.lock().barren.is_some_and(|units| units > STALL);
+        if stalls || self.lock().failure.is_some() {
             self.restart_decoder(hub, *stream)?;
         }
         let unit = self.unit(*stream, &buffer);
@@ -79,7 +89,14 @@ impl Gate {
             return Ok(gst::FlowSuccess::Ok);
         }
         {
-            let first = std::mem::take(&mut self.lock().first);
+            let first = {
+                let mut state = self.lock();
+                state.barren = match state.barren {
+                    None if unit.content.idr => Some(1),
+                    barren => barren.map(|units| units.saturating_add(1)),
+                };
+                std::mem::take(&mut state.first)
+            };
             let buffer = buffer.make_mut();
             let pts = unit
                 .pts
@@ -136,36 +153,38 @@ impl Gate {
     /// Takes the decoder to READY and back, so that it begins with the next
     /// key frame. Gives up when that does not help.
     fn restart_decoder(&self, hub: &Hub, stream: Stream) -> Result<(), gst::FlowError> {
-        let failure = {
+        let (failure, restarts) = {
             let mut state = self.lock();
             state.restarts += 1;
-            let failure = state.failure.take();
-            if state.restarts > RESTARTS {
-                drop(state);
-                let text = failure.map_or_else(String::new, |e| e.to_string());
-                gst::element_imp_error!(
-                    self,
-                    gst::StreamError::Decode,
-                    (
-                        "The H.264 decoder of stream {} fails again and again",
-                        stream.index()
-                    ),
-                    ["started anew {RESTARTS} times without a picture; last error: {text}"]
-                );
-                return Err(gst::FlowError::Error);
-            }
-            failure
+            state.barren = None;
+            (state.failure.take(), state.restarts)
         };
-        gst::warning!(
-            CAT,
-            imp = self,
-            "Starting the decoder of stream {} anew: {failure:?}",
-            stream.index()
-        );
+        let text = failure.map_or_else(|| "no picture".to_owned(), |e| e.to_string());
         let Some(bin) = self.obj().parent().and_downcast::<DualH264Dec>() else {
             return Err(gst::FlowError::Flushing);
         };
-        bin.restart_decoder(stream);
+        if restarts > TRIES && bin.replace_decoder(stream, &text) {
+            self.lock().restarts = 0;
+        } else if restarts > RESTARTS {
+            gst::element_imp_error!(
+                self,
+                gst::StreamError::Decode,
+                (
+                    "The H.264 decoder of stream {} fails again and again",
+                    stream.index()
+                ),
+                ["started anew {RESTARTS} times without a picture; last error: {text}"]
+            );
+            return Err(gst::FlowError::Error);
+        } else {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "Starting the decoder of stream {} anew: {text}",
+                stream.index()
+            );
+            bin.restart_decoder(stream);
+        }
         // Errors on the way down are of the old life.
         self.lock().failure = None;
         hub.decoder_restarted(stream);

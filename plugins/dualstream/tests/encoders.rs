@@ -558,12 +558,12 @@ const VT: &[(&str, &str)] = &[
 ];
 
 /// The step below 800 kbit/s is 2^(156/8) = 741 455 bit/s, one frame of which
-/// is 24 715 bit.
+/// is 24 715 bit; one of 800 kbit/s is 26 667 bit.
 const CASES: &[Case] = &[
-    case!(nv_legacy, NV_OLD, 724, Some(("vbv-buffer-size", 25)), 1),
-    case!(nv_cuda, NV_CUDA, 781, None, 0),
-    case!(nv_auto, NV_NEW, 781, None, 0),
-    case!(nv_d3d11, NV_NEW, 781, None, 0),
+    case!(nv_legacy, NV_OLD, 724, Some(("vbv-buffer-size", 27)), 1),
+    case!(nv_cuda, NV_CUDA, 781, Some(("vbv-buffer-size", 27)), 0),
+    case!(nv_auto, NV_NEW, 781, Some(("vbv-buffer-size", 27)), 0),
+    case!(nv_d3d11, NV_NEW, 781, Some(("vbv-buffer-size", 27)), 0),
     case!(
         qsv,
         &[

@@ -42,7 +42,7 @@
  * without a key frame, where the encoder can; where it cannot, in steps of 9 %,
  * seldom, and by the standby with its next key frame. The display encoder's buffer is always one frame
  * time. An encoder that uses less than it is given is asked for up to 6 % more
- * (16 % without a second stream), one that uses more is asked for less. The upstream event `application/x-network-estimate` sets it too,
+ * (20 % without a second stream), one that uses more is asked for less. The upstream event `application/x-network-estimate` sets it too,
  * within `min-bitrate` and `max-bitrate`.
  *
  * ## Example

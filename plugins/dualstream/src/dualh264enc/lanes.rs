@@ -23,6 +23,8 @@ const NAMES: [&str; 2] = ["encoder_0", "encoder_1"];
 /// A kind of encoder that failed so often on one stream is not tried there
 /// again.
 const FAILURES: u32 = 3;
+/// A buffer that stays as it was made fits up to this change of the target.
+const OUTDATED: f64 = 0.1;
 /// Of the ten pictures of the trial an encoder may keep back so many.
 const KEPT_BACK: u32 = 4;
 
@@ -33,6 +35,8 @@ pub struct Lane {
     pub encoder: gst::Element,
     /// In the order that data takes, the encoder among them.
     elements: Vec<gst::Element>,
+    /// The target when it was made, which a buffer that stays is made for.
+    steady: EncoderRate,
 }
 
 /// The encoders of one element.
@@ -248,10 +252,11 @@ impl DualH264Enc {
             return;
         };
         let change = lane.family.rate_change(&lane.encoder);
-        let router = self.router.imp();
         let fixed = lane.family.buffer.is_some_and(|buffer| !buffer.rescaled)
             || change == RateChange::NewInstance;
-        let outdated = fixed && router.applied(stream) != Some(router.start_rate(change, rate));
+        let now = self.router.imp().steady_rate().bitrate.as_bps() as f64;
+        let then = lane.steady.bitrate.as_bps().max(1) as f64;
+        let outdated = fixed && (now / then - 1.0).abs() > OUTDATED;
         if (lane.family.new_for_key_frame || outdated)
             && let Err(err) = self.replace(stream, lane.family, rate)
         {
@@ -352,12 +357,13 @@ impl DualH264Enc {
         // yet; what is assumed here is only dearer.
         let rate = router.start_rate(family.rate_change, rate);
         let setup = self.lanes().setup(rate, ceiling);
-        let encoder = family.make(None, setup)?;
+        let steady = router.steady_rate();
+        let encoder = family.make_for(None, setup, steady)?;
         self.user_properties(&encoder, settings.encoder_properties.as_ref());
         self.remove_lane(stream);
         encoder.set_property("name", NAMES[i]);
         let change = family.rate_change(&encoder);
-        let lane = self.surround(stream, family, encoder)?;
+        let lane = self.surround(stream, family, encoder, steady)?;
         self.lanes().lanes[i] = Some(lane.clone());
         if let Err(err) = self.insert(stream, &lane) {
             self.remove_lane(stream);
@@ -373,6 +379,7 @@ impl DualH264Enc {
         stream: Stream,
         family: &'static Family,
         encoder: gst::Element,
+        steady: EncoderRate,
     ) -> Result<Lane, glib::BoolError> {
         let mut elements = Vec::new();
         let pad = encoder.static_pad("sink");
@@ -400,6 +407,7 @@ impl DualH264Enc {
             family,
             encoder,
             elements,
+            steady,
         })
     }
 

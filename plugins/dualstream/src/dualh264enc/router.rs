@@ -443,7 +443,8 @@ pub mod imp {
         /// A new encoder was put in place, set to `rate` if it is known.
         pub fn renewed(&self, stream: Stream, change: RateChange, rate: Option<EncoderRate>) {
             let mut state = self.state();
-            state.gates[stream.index()] = RateGate::new(change, rate);
+            let now = self.now(&state);
+            state.gates[stream.index()] = RateGate::made(now, change, rate);
         }
 
         /// What to start an encoder with whose next frame is to fit `rate`.
@@ -451,9 +452,9 @@ pub mod imp {
             RateGate::start(change, rate, self.state().core.steady_rate())
         }
 
-        /// What the encoder of `stream` is set to, if it is known.
-        pub fn applied(&self, stream: Stream) -> Option<EncoderRate> {
-            self.state().gates[stream.index()].applied()
+        /// The rate of the pictures to come, on the whole.
+        pub fn steady_rate(&self) -> EncoderRate {
+            self.state().core.steady_rate()
         }
 
         /// Of the pictures that come in, once they are known.

@@ -136,7 +136,8 @@ pub struct Buffer {
     pub property: &'static str,
     pub unit: BufferUnit,
     /// It changes with the rate. If not, a change would start the encoder
-    /// anew: it is set when the encoder is made, and with the rate of then.
+    /// anew: it is set when the encoder is made, for one frame of the target
+    /// rate of then, which bounds key frames, too.
     pub rescaled: bool,
 }
 
@@ -286,16 +287,27 @@ impl Family {
         name: Option<&str>,
         setup: Setup,
     ) -> Result<gst::Element, gst::glib::BoolError> {
+        self.make_for(name, setup, setup.rate)
+    }
+
+    /// As [`Family::make`], where the first frames are not like those to come:
+    /// a buffer that stays is made for `steady`.
+    pub fn make_for(
+        &self,
+        name: Option<&str>,
+        setup: Setup,
+        steady: EncoderRate,
+    ) -> Result<gst::Element, gst::glib::BoolError> {
         let builder = gst::ElementFactory::make(self.factory);
         let element = match name {
             Some(name) => builder.name(name).build()?,
             None => builder.build()?,
         };
-        self.set_up(&element, setup);
+        self.set_up(&element, setup, steady);
         Ok(element)
     }
 
-    fn set_up(&self, element: &gst::Element, setup: Setup) {
+    fn set_up(&self, element: &gst::Element, setup: Setup, steady: EncoderRate) {
         let properties = Properties(element);
         for (name, value) in self.low_latency {
             properties.set(name, *value);
@@ -308,7 +320,9 @@ impl Family {
         }
         if self.rate_at_start {
             self.set_rate(element, setup.rate, true);
-            self.set_buffer(element, setup.rate);
+            if self.buffer.is_some_and(|buffer| !buffer.rescaled) {
+                self.set_buffer(element, steady);
+            }
         }
     }
 

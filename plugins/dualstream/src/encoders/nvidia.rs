@@ -54,7 +54,7 @@ pub const D3D11: Family = Family {
 };
 
 /// Any change of a property starts from an IDR frame (resetEncoder, forceIDR)
-/// in the implementation before 1.26, so the buffer may change with the rate.
+/// in the implementation before 1.26.
 pub const LEGACY: Family = Family {
     factory: "nvh264enc",
     rate_change: RateChange::KeyFrame,

@@ -91,6 +91,15 @@ impl RateGate {
         }
     }
 
+    /// One that was made now, so that the next change waits.
+    #[must_use]
+    pub const fn made(now: Timestamp, change: RateChange, applied: Option<EncoderRate>) -> Self {
+        Self {
+            at: Some(now),
+            ..Self::new(change, applied)
+        }
+    }
+
     /// What the encoder has.
     #[must_use]
     pub fn applied(&self) -> Option<EncoderRate> {

@@ -15,8 +15,9 @@ const USE: (f64, f64) = (0.5, 1.5);
 /// to 15 %. Its largest frames grow by as much, which is what the limit is for.
 const MOST: f64 = 1.06;
 /// Without a second stream nobody else uses what is left: with 1.12 a real
-/// clip's rate was up to 13 % below the target after a step.
-const MOST_ALONE: f64 = 1.16;
+/// clip's rate was up to 13 % below the target after a step, with 1.16 up to
+/// 10 %.
+const MOST_ALONE: f64 = 1.2;
 /// And for this much at most when it needs all there is while background
 /// packets are in its way.
 const MOST_SHARED: f64 = 1.02;
@@ -212,7 +213,7 @@ mod tests {
         assert!((alone.display(&config, None) - 1.14).abs() < 1e-9);
         let mut alone = after(0.75, 200);
         alone.set_alone(true);
-        assert!((alone.display(&config, None) - 1.16).abs() < 1e-9);
+        assert!((alone.display(&config, None) - 1.2).abs() < 1e-9);
         assert!((after(0.97, 200).display(&config, None) - 1.0).abs() < 1e-9);
         let over = after(1.2, 200).display(&config, None);
         assert!((0.7..0.85).contains(&over), "{over}");

@@ -106,16 +106,19 @@ pub fn candidates(name: &str) -> Result<Vec<gst::ElementFactory>, NoDecoder> {
     Ok(factories)
 }
 
-/// The first of these that works, from `from` on, and its place.
-pub fn first_working(candidates: &[gst::ElementFactory], from: usize) -> Option<usize> {
+/// The first of these that works, from `from` on. One that was named only has
+/// to start: it may be for something else than the trial's pictures.
+pub fn first_working(
+    candidates: &[gst::ElementFactory],
+    from: usize,
+    named: bool,
+) -> Option<usize> {
     (from..candidates.len()).find(|at| {
         let factory = &candidates[*at];
-        let tried = if factory.rank() > gst::Rank::NONE {
-            probe(factory)
-        } else {
-            // Named, and not for everything that H.264 is.
+        if named {
             return starts(factory);
-        };
+        }
+        let tried = probe(factory);
         if let Err(why) = tried {
             gst::warning!(super::imp::CAT, "not {}: {why}", factory.name());
         }

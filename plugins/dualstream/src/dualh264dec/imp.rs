@@ -251,7 +251,7 @@ impl DualH264Dec {
     fn make_decoders(&self) -> Result<(), NoDecoder> {
         let wanted = locked(&self.settings).decoder.clone();
         let candidates = decoder::candidates(&wanted)?;
-        let Some(first) = decoder::first_working(&candidates, 0) else {
+        let Some(first) = decoder::first_working(&candidates, 0, wanted != AUTO) else {
             return Err(if wanted == AUTO {
                 NoDecoder::NoneInstalled
             } else {
@@ -284,7 +284,7 @@ impl DualH264Dec {
         };
         let mut next = old;
         let made = loop {
-            let Some(at) = decoder::first_working(&candidates, next + 1) else {
+            let Some(at) = decoder::first_working(&candidates, next + 1, false) else {
                 return false;
             };
             next = at;

@@ -422,7 +422,8 @@ pub mod imp {
                     .iter()
                     .find(|p| p.coding.tag == tag)
                     .map(|p| p.coding.rate);
-                let now = self.now(&state);
+                // The pictures' time alone: the clock may run apart from it.
+                let now = state.last_picture.map_or(Timestamp::ZERO, |(time, _)| time);
                 let wanted = rate.map(|rate| Wanted {
                     rate,
                     steady: state.core.steady_rate(),
@@ -443,8 +444,10 @@ pub mod imp {
         /// A new encoder was put in place, set to `rate` if it is known.
         pub fn renewed(&self, stream: Stream, change: RateChange, rate: Option<EncoderRate>) {
             let mut state = self.state();
-            let now = self.now(&state);
-            state.gates[stream.index()] = RateGate::made(now, change, rate);
+            state.gates[stream.index()] = match state.last_picture {
+                Some((now, _)) => RateGate::made(now, change, rate),
+                None => RateGate::new(change, rate),
+            };
         }
 
         /// What to start an encoder with whose next frame is to fit `rate`.

@@ -8,19 +8,24 @@
  */
 use gst::glib;
 
+mod capture_time;
 mod dualwebrtcsink;
 mod dualwebrtcsrc;
 mod fec;
+mod latency;
 mod peer;
 mod properties;
 mod repair;
 mod requirements;
 mod rtp;
+mod rtphdrextabscapturetime;
 mod sdp;
 mod server;
 mod signalling;
+mod video_timing;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    rtphdrextabscapturetime::register(plugin)?;
     dualwebrtcsink::register(plugin)?;
     dualwebrtcsrc::register(plugin)
 }

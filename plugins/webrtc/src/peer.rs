@@ -129,6 +129,12 @@ impl Peer {
         else {
             return;
         };
+        if self.role == Role::Sender {
+            // Reports give the time of capture, by which receivers keep audio
+            // and video together. By default they wait for a LATENCY event, and
+            // their RTP time runs at twice the rate until it comes.
+            rtpbin.set_property("rtcp-sync-send-time", false);
+        }
         let repair = self.repair.clone();
         rtpbin.connect("new-jitterbuffer", false, move |values| {
             let jitterbuffer = values[1].get::<gst::Element>().ok()?;
@@ -154,6 +160,52 @@ impl Peer {
                 *session.lock().unwrap() = Some(element.clone());
             }
             prepare_session(element, role, &post, &activity);
+        });
+    }
+
+    /// Calls `found` with the RTP session's pad of this name, once it is there.
+    pub fn watch_session(
+        &self,
+        name: &'static str,
+        found: impl Fn(&gst::Pad) + Clone + Send + Sync + 'static,
+    ) {
+        self.on_session(move |element| {
+            let found = found.clone();
+            element.connect_pad_added(move |_, pad| {
+                if pad.name() == name {
+                    found(pad);
+                }
+            });
+        });
+    }
+
+    /// Calls `came` with each compound packet of RTCP that comes in.
+    pub fn watch_rtcp(&self, came: impl Fn(&[u8]) + Clone + Send + Sync + 'static) {
+        self.on_session(move |element| {
+            let internal = element.property::<glib::Object>("internal-session");
+            let came = came.clone();
+            internal.connect("on-receiving-rtcp", false, move |values| {
+                if let Some(buffer) = values.get(1).and_then(|v| v.get::<gst::Buffer>().ok())
+                    && let Ok(map) = buffer.map_readable()
+                {
+                    came(&map);
+                }
+                None
+            });
+        });
+    }
+
+    fn on_session(&self, found: impl Fn(&gst::Element) + Send + Sync + 'static) {
+        let rtpbin = self
+            .webrtcbin
+            .downcast_ref::<gst::Bin>()
+            .and_then(|bin| bin.by_name("rtpbin"))
+            .and_then(|rtpbin| rtpbin.downcast::<gst::Bin>().ok());
+        let Some(rtpbin) = rtpbin else { return };
+        rtpbin.connect_element_added(move |_, element| {
+            if element.factory().is_some_and(|f| f.name() == "rtpsession") {
+                found(element);
+            }
         });
     }
 

@@ -31,6 +31,24 @@ pub const SENDER: &[Requirement] = &[
     ("rtpflexfecenc", "the flexfec plugin (libgstflexfec)"),
 ];
 
+pub const AUDIO_SENDER: &[Requirement] = &[
+    (
+        "audioconvert",
+        "GStreamer's audioconvert plugin (gst-plugins-base)",
+    ),
+    (
+        "audioresample",
+        "GStreamer's audioresample plugin (gst-plugins-base)",
+    ),
+    ("opusenc", "GStreamer's opus plugin (gst-plugins-base)"),
+    ("rtpopuspay", "GStreamer's rtp plugin (gst-plugins-good)"),
+];
+
+pub const AUDIO_RECEIVER: &[Requirement] = &[
+    ("opusdec", "GStreamer's opus plugin (gst-plugins-base)"),
+    ("rtpopusdepay", "GStreamer's rtp plugin (gst-plugins-good)"),
+];
+
 pub const RECEIVER: &[Requirement] = &[
     ("dualh264dec", "the dualstream plugin (libgstdualstream)"),
     ("rtpflexfecdec", "the flexfec plugin (libgstflexfec)"),
@@ -68,6 +86,8 @@ pub fn make(factory: &str, name: &str) -> Result<gst::Element, gst::ErrorMessage
         let from = SENDER
             .iter()
             .chain(RECEIVER)
+            .chain(AUDIO_SENDER)
+            .chain(AUDIO_RECEIVER)
             .chain(COMMON)
             .find(|(known, _)| *known == factory)
             .map_or("the plugin that has it", |(_, from)| from);

@@ -1,19 +1,42 @@
 // SPDX-License-Identifier: MPL-2.0
 //! RTP caps, header extensions and the few RTCP packets written here.
 
+use std::ops::Range;
+
+use crate::{capture_time, video_timing};
 use gst::prelude::*;
-use gst_rtp::prelude::*;
 
 pub const PAYLOAD_TYPE: u32 = 96;
+/// As browsers have it.
+pub const AUDIO_PAYLOAD_TYPE: u32 = 111;
+pub const VIDEO_CLOCK_RATE: u32 = 90_000;
+/// Of Opus in RTP, whatever is encoded (RFC 7587 section 4.1).
+pub const AUDIO_CLOCK_RATE: u32 = 48_000;
 
 pub const TWCC_URI: &str =
     "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
 pub const FRAME_URI: &str = "urn:x-gst-dualstream:frame:1";
 pub const NTP_URI: &str = "urn:ietf:params:rtp-hdrext:ntp-64";
+pub const CAPTURE_URI: &str = capture_time::URI;
+pub const TIMING_URI: &str = video_timing::URI;
+
+/// The id under which dualwebrtcsink offers the time of capture.
+pub const CAPTURE_ID: u8 = 5;
+/// The same for the times at the sender.
+pub const TIMING_ID: u8 = 6;
 
 /// Header extensions with the ids that dualwebrtcsink offers. rtpredenc 1.22
 /// writes the transport-wide number under 1, whatever the caps say.
-pub const EXTENSIONS: [(u16, &str); 3] = [(1, TWCC_URI), (4, FRAME_URI), (5, NTP_URI)];
+pub const EXTENSIONS: [(u16, &str); 4] = [
+    (1, TWCC_URI),
+    (4, FRAME_URI),
+    (CAPTURE_ID as u16, CAPTURE_URI),
+    (TIMING_ID as u16, TIMING_URI),
+];
+/// Those of audio: one URI has one id in a bundle (RFC 8843 section 9.2).
+pub const AUDIO_EXTENSIONS: [(u16, &str); 2] = [(1, TWCC_URI), (CAPTURE_ID as u16, CAPTURE_URI)];
+/// What is answered if a peer offers it.
+pub const KNOWN: [&str; 5] = [TWCC_URI, FRAME_URI, CAPTURE_URI, TIMING_URI, NTP_URI];
 
 /// Largest RTP packet.
 pub const MTU: u32 = 1200;
@@ -109,21 +132,61 @@ pub fn answer_caps(extensions: &[(u16, &'static str)]) -> gst::Caps {
     caps.build()
 }
 
-/// The header extension with the time of capture, for all packets of a frame:
-/// a depayloader reads those of the last one. Others are left to the
-/// payloader.
-pub fn capture_time_extension(id: u32, uri: &str) -> Option<gst_rtp::RTPHeaderExtension> {
-    if uri != NTP_URI {
-        return None;
+fn opus(
+    caps: gst::caps::Builder<gst::caps::NoFeature>,
+) -> gst::caps::Builder<gst::caps::NoFeature> {
+    caps.field("media", "audio")
+        .field("encoding-name", "OPUS")
+        .field("clock-rate", AUDIO_CLOCK_RATE as i32)
+        .field("encoding-params", "2")
+}
+
+/// What follows the payloader of audio. `feedback`: the peer reports about
+/// transport-wide numbers on it; it would miss packets that have one otherwise.
+pub fn audio_payloader_caps(ssrc: u32, feedback: bool) -> gst::Caps {
+    let mut caps = opus(gst::Caps::builder("application/x-rtp"))
+        .field("payload", AUDIO_PAYLOAD_TYPE as i32)
+        .field("ssrc", ssrc)
+        .field("rtcp-fb-nack", true);
+    for (id, uri) in AUDIO_EXTENSIONS {
+        if feedback || uri != TWCC_URI {
+            caps = caps.field(format!("extmap-{id}"), uri);
+        }
     }
-    let extension = gst::ElementFactory::make("rtphdrextntp64")
-        .property("every-packet", true)
-        .build()
-        .ok()?
-        .downcast::<gst_rtp::RTPHeaderExtension>()
-        .ok()?;
-    extension.set_id(id);
-    Some(extension)
+    if feedback {
+        caps = caps.field("rtcp-fb-transport-cc", true);
+    }
+    caps.build()
+}
+
+/// What the transceiver of audio offers. `frame_ms`: duration of a packet.
+pub fn audio_offer_caps(ssrc: u32, frame_ms: u32) -> gst::Caps {
+    let mut caps = audio_payloader_caps(ssrc, true);
+    let s = caps.make_mut();
+    // RFC 7587 section 6.1: what we like to receive, and may send.
+    s.set("minptime", frame_ms.max(3).to_string());
+    s.set("useinbandfec", "1");
+    s.set("sprop-stereo", "1");
+    s.set("stereo", "1");
+    caps
+}
+
+/// What the transceiver of audio answers.
+pub fn audio_answer_caps(extensions: &[(u16, &'static str)], nack: bool) -> gst::Caps {
+    let mut caps =
+        opus(gst::Caps::builder("application/x-rtp")).field("rtcp-fb-transport-cc", true);
+    if nack {
+        caps = caps.field("rtcp-fb-nack", true);
+    }
+    for (id, uri) in extensions {
+        caps = caps.field(format!("extmap-{id}"), *uri);
+    }
+    let mut caps = caps.build();
+    let s = caps.make_mut();
+    s.set("minptime", "10");
+    s.set("useinbandfec", "1");
+    s.set("stereo", "1");
+    caps
 }
 
 /// An empty receiver report: all it says is that packets get through.
@@ -172,9 +235,91 @@ pub fn ended_sources(mut compound: &[u8]) -> Vec<u32> {
     ended
 }
 
+/// What a sender report says of time (RFC 3550 section 6.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub ssrc: u32,
+    /// 32.32 bit seconds.
+    pub ntp: u64,
+    pub rtp: u32,
+}
+
+/// The packets of a compound RTCP packet: count or subtype, packet type, what
+/// follows the first word. What makes no sense ends it.
+pub fn rtcp_packets(mut compound: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let (head, _) = compound.split_first_chunk::<4>()?;
+        let length = 4 * (usize::from(u16::from_be_bytes([head[2], head[3]])) + 1);
+        let (packet, rest) = compound.split_at_checked(length)?;
+        compound = rest;
+        (head[0] >> 6 == 2).then_some((head[0] & 0x1f, head[1], packet.get(4..)?))
+    })
+}
+
+pub fn sender_reports(compound: &[u8]) -> Vec<Report> {
+    rtcp_packets(compound)
+        .filter(|(_, kind, _)| *kind == 200)
+        .filter_map(|(_, _, data)| {
+            let (ssrc, rest) = data.split_first_chunk::<4>()?;
+            let (ntp, rest) = rest.split_first_chunk::<8>()?;
+            Some(Report {
+                ssrc: u32::from_be_bytes(*ssrc),
+                ntp: u64::from_be_bytes(*ntp),
+                rtp: u32::from_be_bytes(*rest.first_chunk::<4>()?),
+            })
+        })
+        .collect()
+}
+
+/// Where the content of a header extension is in a packet (RFC 8285).
+pub fn extension_at(packet: &gst::BufferRef, id: u8) -> Option<Range<usize>> {
+    let data = packet.map_readable().ok()?;
+    extension_in(&data, id)
+}
+
+pub fn extension_in(data: &[u8], id: u8) -> Option<Range<usize>> {
+    let first = *data.first()?;
+    if first >> 6 != 2 || first & 0x10 == 0 {
+        return None;
+    }
+    let head = 12 + 4 * usize::from(first & 0x0f);
+    let [a, b, c, d] = *data.get(head..head + 4)?.first_chunk::<4>()?;
+    let (profile, words) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    let end = head + 4 + 4 * usize::from(words);
+    let is_short = match profile {
+        0xbede => true,
+        0x1000..=0x100f => false,
+        _ => return None,
+    };
+    let mut at = head + 4;
+    while at < end {
+        let byte = *data.get(at)?;
+        let (found, start, length) = match (is_short, byte) {
+            // Padding.
+            (_, 0) => {
+                at += 1;
+                continue;
+            }
+            // The end, section 4.2.
+            (true, 0xf0..) => return None,
+            (true, _) => (byte >> 4, at + 1, usize::from(byte & 0x0f) + 1),
+            (false, _) => (byte, at + 2, usize::from(*data.get(at + 1)?)),
+        };
+        at = start + length;
+        if found == id {
+            return (at <= end && at <= data.len()).then_some(start..at);
+        }
+    }
+    None
+}
+
 /// The source of an RTP packet.
 pub fn source(packet: &gst::BufferRef) -> Option<u32> {
     let mut ssrc = [0; 4];
+    // Copying more than there is would panic.
+    if packet.size() < 12 {
+        return None;
+    }
     packet.copy_to_slice(8, &mut ssrc).ok()?;
     Some(u32::from_be_bytes(ssrc))
 }
@@ -247,6 +392,28 @@ mod tests {
     }
 
     #[test]
+    fn sender_reports_are_read_from_any_place() {
+        let mut compound = receiver_report(1);
+        compound.extend([0x80, 200, 0, 6, 0, 0, 0, 9]);
+        compound.extend(0x0102_0304_0506_0708u64.to_be_bytes());
+        compound.extend(77u32.to_be_bytes());
+        compound.extend([0; 8]);
+        let report = Report {
+            ssrc: 9,
+            ntp: 0x0102_0304_0506_0708,
+            rtp: 77,
+        };
+        assert_eq!(sender_reports(&compound), [report]);
+        for cut in 0..compound.len() {
+            for value in 0..=255 {
+                let mut broken = compound[..=cut].to_vec();
+                broken[cut] = value;
+                assert!(sender_reports(&broken).len() <= 2);
+            }
+        }
+    }
+
+    #[test]
     fn sources_that_end_are_read_from_any_place_of_a_compound_packet() {
         assert_eq!(ended_sources(&bye(1, &[2, 3])), [2, 3]);
         assert!(ended_sources(&receiver_report(1)).is_empty());
@@ -263,6 +430,34 @@ mod tests {
                 let mut broken = two.clone();
                 broken[cut] = value;
                 assert!(ended_sources(&broken).len() <= two.len() / 4);
+            }
+        }
+    }
+
+    /// Laid out by hand from RFC 8285 sections 4.2 and 4.3.
+    #[test]
+    fn extensions_are_found_in_both_kinds_of_header() {
+        let mut packet = vec![0x90, 96, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7];
+        packet.extend([0xbe, 0xde, 0, 2, 0, 0x31, 1, 2, 0x50, 9, 0, 0, 0xaa]);
+        assert_eq!(extension_in(&packet, 3), Some(18..20));
+        assert_eq!(extension_in(&packet, 5), Some(21..22));
+        assert_eq!(extension_in(&packet, 4), None);
+        let mut long = packet[..12].to_vec();
+        long.extend([0x10, 0, 0, 2, 3, 2, 1, 2, 20, 1, 9, 0, 0xaa]);
+        assert_eq!(extension_in(&long, 3), Some(18..20));
+        assert_eq!(extension_in(&long, 20), Some(22..23));
+        // Cut anywhere, with any byte: what is found is inside.
+        for packet in [packet, long] {
+            for cut in 0..packet.len() {
+                for value in 0..=255 {
+                    let mut broken = packet[..=cut].to_vec();
+                    broken[cut] = value;
+                    for id in [0, 3, 5, 15, 20, 255] {
+                        if let Some(range) = extension_in(&broken, id) {
+                            assert!(range.end <= broken.len());
+                        }
+                    }
+                }
             }
         }
     }

@@ -10,14 +10,24 @@ use crate::rtp;
 /// RTCP feedback type under which "frame complete" is negotiated.
 pub const FRAME_COMPLETE: &str = "x-iframe-complete";
 
+/// Of one media section.
+const MOST_SSRCS: usize = 32;
+
 /// One media section, as far as it matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Media {
     pub video: bool,
+    pub audio: bool,
     /// Not refused (port 0) and not inactive.
     pub accepted: bool,
+    /// What `a=ssrc` names.
+    pub ssrcs: Vec<u32>,
     /// Payload types that are H.264.
     pub h264: Vec<u8>,
+    /// Payload types that are Opus.
+    pub opus: Vec<u8>,
+    /// Lost packets may be asked for again, by `nack`.
+    pub nack: bool,
     /// Header extensions that we know: id and URI.
     pub extensions: Vec<(u16, &'static str)>,
     /// Payload types with `x-iframe-complete`.
@@ -72,8 +82,10 @@ pub fn media(sdp: &str) -> Vec<Media> {
     for line in sdp.lines() {
         if let Some(value) = line.strip_prefix("m=") {
             let mut words = value.split_ascii_whitespace();
+            let kind = words.next();
             sections.push(Media {
-                video: words.next() == Some("video"),
+                video: kind == Some("video"),
+                audio: kind == Some("audio"),
                 accepted: words.next().is_some_and(|port| port != "0"),
                 ..Media::default()
             });
@@ -83,13 +95,13 @@ pub fn media(sdp: &str) -> Vec<Media> {
             continue;
         };
         if let Some(value) = line.strip_prefix("a=rtpmap:") {
-            if let Some((pt, rest)) = payload_and_rest(value)
-                && rest
-                    .split('/')
-                    .next()
-                    .is_some_and(|name| name.eq_ignore_ascii_case("H264"))
-            {
-                section.h264.push(pt);
+            if let Some((pt, rest)) = payload_and_rest(value) {
+                let name = rest.split('/').next().unwrap_or_default();
+                if name.eq_ignore_ascii_case("H264") {
+                    section.h264.push(pt);
+                } else if name.eq_ignore_ascii_case("opus") {
+                    section.opus.push(pt);
+                }
             }
         } else if let Some(value) = line.strip_prefix("a=rtcp-fb:") {
             if let Some((pt, rest)) = payload_and_rest(value)
@@ -98,6 +110,15 @@ pub fn media(sdp: &str) -> Vec<Media> {
                 section.frame_complete.push(pt);
             }
             section.transport_cc |= value.ends_with(" transport-cc");
+            section.nack |= value.ends_with(" nack");
+        } else if let Some(value) = line.strip_prefix("a=ssrc:") {
+            let ssrc = value.split(' ').next().and_then(|ssrc| ssrc.parse().ok());
+            if let Some(ssrc) = ssrc
+                && section.ssrcs.len() < MOST_SSRCS
+                && !section.ssrcs.contains(&ssrc)
+            {
+                section.ssrcs.push(ssrc);
+            }
         } else if let Some(value) = line.strip_prefix("a=extmap:") {
             // <id>[/<direction>] <uri> [attributes]
             let mut words = value.split_ascii_whitespace();
@@ -107,8 +128,8 @@ pub fn media(sdp: &str) -> Vec<Media> {
                 .and_then(|id| id.parse().ok());
             let uri = words
                 .next()
-                .and_then(|uri| rtp::EXTENSIONS.iter().find(|(_, known)| *known == uri));
-            if let (Some(id), Some((_, uri))) = (id, uri) {
+                .and_then(|uri| rtp::KNOWN.into_iter().find(|known| *known == uri));
+            if let (Some(id), Some(uri)) = (id, uri) {
                 section.extensions.push((id, uri));
             }
         } else if line == "a=inactive" {
@@ -166,6 +187,23 @@ pub fn has_transport_feedback(answer: &str) -> bool {
     let sections = media(answer);
     let mut taken = sections.iter().filter(|m| m.video && m.accepted).peekable();
     taken.peek().is_some() && taken.all(|m| m.transport_cc && m.has_extension(rtp::TWCC_URI))
+}
+
+/// Whether the peer that gave this answer reads when pictures passed our stages.
+pub fn has_timing(answer: &str) -> bool {
+    media(answer)
+        .iter()
+        .any(|m| m.video && m.accepted && m.has_extension(rtp::TIMING_URI))
+}
+
+/// What the peer that gave this answer makes of audio: `None` if it takes none,
+/// else whether it sends transport-wide feedback about it.
+pub fn audio_accepted(answer: &str) -> Option<bool> {
+    let sections = media(answer);
+    let section = sections
+        .iter()
+        .find(|m| m.audio && m.accepted && !m.opus.is_empty())?;
+    Some(section.transport_cc && section.has_extension(rtp::TWCC_URI))
 }
 
 /// Whether the peer that gave this answer can be sent two streams.
@@ -239,6 +277,21 @@ mod tests {
         assert!(!sections[1].accepted, "port 0");
         assert_eq!(sections[1].extensions, [(4, rtp::FRAME_URI)]);
         assert!(!sections[2].video && sections[2].h264.is_empty());
+        assert!(sections[2].audio && !sections[2].nack);
+        assert_eq!(sections[2].opus, [111]);
+    }
+
+    #[test]
+    fn audio_is_taken_with_or_without_feedback_or_not_at_all() {
+        assert_eq!(audio_accepted(OFFER), Some(false));
+        let with = OFFER.to_owned()
+            + "a=rtcp-fb:111 transport-cc\r\n\
+               a=extmap:1 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\n";
+        assert_eq!(audio_accepted(&with), Some(true));
+        let refused = OFFER.replace("m=audio 9", "m=audio 0");
+        assert_eq!(audio_accepted(&refused), None);
+        assert_eq!(audio_accepted(&OFFER.replace("opus", "PCMU")), None);
+        assert_eq!(audio_accepted(""), None);
     }
 
     #[test]

@@ -45,6 +45,8 @@ struct Rates {
     estimate: Option<u64>,
     /// Our value of the estimator's `max-bitrate`.
     limit: Option<u32>,
+    /// What audio takes in this session, in bit/s.
+    audio: u32,
     /// Our value of the pacer's `bitrate`.
     paced: Option<u64>,
     /// The user's value of the pacer's `priorities`, while ours is in force.
@@ -88,16 +90,19 @@ impl Control {
     fn begin(&self) {
         let start: u32 = self.estimator.property("start-bitrate");
         let most: u32 = self.estimator.property("max-bitrate");
-        let bitrate = {
+        let (bitrate, audio) = {
             let mut rates = self.rates.lock().unwrap();
-            let start = start.min(most).min(rates.ceiling);
+            let start = start
+                .saturating_sub(rates.audio)
+                .min(most)
+                .min(rates.ceiling);
             let bitrate = within(&self.encoder, u64::from(start));
             rates.estimate = Some(u64::from(start));
-            bitrate
+            (bitrate, rates.audio)
         };
         configure(&self.rates, &self.encoder, bitrate);
         if self.pacer.property::<u64>("bitrate") == 0 {
-            let bitrate = u64::from(bitrate);
+            let bitrate = u64::from(bitrate) + u64::from(audio);
             self.rates.lock().unwrap().paced = Some(bitrate);
             self.pacer.set_property("bitrate", bitrate);
         }
@@ -120,7 +125,13 @@ impl Control {
         });
     }
 
-    /// The limit of the estimator is the encoder's bitrate.
+    /// Audio takes this of what the network bears, in bit/s; tell before a
+    /// session begins.
+    pub fn set_audio(&self, share: u64) {
+        self.rates.lock().unwrap().audio = u32::try_from(share).unwrap_or(u32::MAX);
+    }
+
+    /// The limit of the estimator is the encoder's bitrate and what audio takes.
     pub fn follow(&self) {
         follow(&self.rates, &self.estimator);
     }
@@ -203,8 +214,9 @@ fn follow(rates: &Mutex<Rates>, estimator: &gst::Element) {
             // The user's own.
             return;
         }
-        rates.limit = Some(rates.ceiling);
-        rates.ceiling
+        let limit = rates.ceiling.saturating_add(rates.audio);
+        rates.limit = Some(limit);
+        limit
     };
     if limit != now {
         estimator.set_property("max-bitrate", limit);

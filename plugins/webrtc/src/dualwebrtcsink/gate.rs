@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
-//! What stands before the encoder: drops pictures while there is no receiver,
-//! or holds the first one, and marks each with its time of capture.
+//! What stands before an encoder: drops pictures or sound while there is no
+//! receiver, or holds the first, and marks each with its time of capture.
 //!
 //! It is an element inside dualwebrtcsink, without a factory.
 
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::timeline::{Timeline, running_time};
+use crate::capture_time::{self, NtpTime};
 
 use gst::glib;
 use gst::prelude::*;
@@ -18,9 +20,6 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
         Some("Gate before the encoder of dualwebrtcsink"),
     )
 });
-
-/// From 1900, where NTP counts from, to 1970.
-const NTP_OFFSET: Duration = Duration::from_secs(2_208_988_800);
 
 /// End of stream came in; `passed` if it went on to the encoder.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +38,8 @@ pub enum Mode {
 }
 
 pub type EosHandler = Arc<dyn Fn(Eos) + Send + Sync>;
+/// Called before a buffer goes on, from the streaming thread.
+pub type BeforePush = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -50,6 +51,8 @@ struct State {
     ended: bool,
     /// A picture is being held.
     holding: bool,
+    /// By which our time line is shifted now.
+    shift: i64,
     passed: u64,
     dropped: u64,
 }
@@ -66,14 +69,16 @@ pub struct Gate {
     state: Mutex<State>,
     wake: Condvar,
     on_eos: Mutex<Option<EosHandler>>,
+    before_push: Mutex<Option<BeforePush>>,
+    timeline: Mutex<Timeline>,
     /// Answers caps queries, linked or not.
     encoder_pad: Mutex<Option<glib::WeakRef<gst::Pad>>>,
     /// Paces the pictures before us; shifted after a hold.
     clocksync: Mutex<Option<glib::WeakRef<gst::Element>>>,
-    /// What every peer decodes: 8 bit, 4:2:0. The encoder may say more while
-    /// nothing is behind it.
-    formats: gst::Caps,
-    ntp: gst::Caps,
+    /// What every peer decodes. The encoder may say more while nothing is
+    /// behind it.
+    formats: Mutex<gst::Caps>,
+    reference: gst::Caps,
     sinkpad: gst::Pad,
     srcpad: gst::Pad,
 }
@@ -84,8 +89,16 @@ glib::wrapper! {
 }
 
 impl GateElement {
-    pub fn new(clocksync: &gst::Element, encoder_pad: &gst::Pad) -> Self {
-        let gate: Self = glib::Object::builder().property("name", "gate").build();
+    pub fn new(
+        name: &str,
+        formats: gst::Caps,
+        timeline: &Timeline,
+        clocksync: &gst::Element,
+        encoder_pad: &gst::Pad,
+    ) -> Self {
+        let gate: Self = glib::Object::builder().property("name", name).build();
+        *gate.imp().formats.lock().unwrap() = formats;
+        *gate.imp().timeline.lock().unwrap() = timeline.clone();
         *gate.imp().clocksync.lock().unwrap() = Some(clocksync.downgrade());
         *gate.imp().encoder_pad.lock().unwrap() = Some(encoder_pad.downgrade());
         gate
@@ -94,6 +107,16 @@ impl GateElement {
     /// `on_eos` is called from the streaming thread.
     pub fn set_eos_handler(&self, on_eos: Option<EosHandler>) {
         *self.imp().on_eos.lock().unwrap() = on_eos;
+    }
+
+    /// `None`: what comes through is not for an encoder.
+    pub fn set_encoder_pad(&self, pad: Option<&gst::Pad>) {
+        *self.imp().encoder_pad.lock().unwrap() = pad.map(|pad| pad.downgrade());
+    }
+
+    /// `before` is called from the streaming thread before a buffer goes on.
+    pub fn set_before_push(&self, before: Option<BeforePush>) {
+        *self.imp().before_push.lock().unwrap() = before;
     }
 
     pub fn set_mode(&self, mode: Mode) {
@@ -168,10 +191,13 @@ impl Gate {
         match self.decide() {
             Verdict::Flushing => return Err(gst::FlowError::Flushing),
             Verdict::Drop => return Ok(gst::FlowSuccess::Ok),
-            Verdict::Pass { held: true } => self.shift_to_now(&buffer),
-            Verdict::Pass { held: false } => {}
+            Verdict::Pass { held } => self.follow_shift(&buffer, held),
         }
-        mark_capture_time(&mut buffer, &self.ntp);
+        self.mark_capture_time(&mut buffer);
+        let before = self.before_push.lock().unwrap().clone();
+        if let Some(before) = before {
+            before();
+        }
         match self.srcpad.push(buffer) {
             // The session is being taken away behind us.
             Err(gst::FlowError::Flushing | gst::FlowError::NotLinked) => {
@@ -187,20 +213,32 @@ impl Gate {
         }
     }
 
-    /// The held picture is due now, and those that follow keep their distance.
-    fn shift_to_now(&self, buffer: &gst::BufferRef) {
-        let due = self
-            .sinkpad
-            .sticky_event::<gst::event::Segment>(0)
-            .and_then(|event| {
-                let segment = event.segment().downcast_ref::<gst::ClockTime>()?.clone();
-                segment.to_running_time(buffer.pts()?)
-            });
-        let (Some(due), Some(now)) = (due, self.obj().current_running_time()) else {
-            return;
+    fn now(&self) -> Option<i64> {
+        i64::try_from(self.obj().current_running_time()?.nseconds()).ok()
+    }
+
+    /// What was held is due now, and what follows keeps its distance; so does
+    /// what is not from this gate.
+    fn follow_shift(&self, buffer: &gst::BufferRef, held: bool) {
+        let (applied, live) = {
+            let state = self.state();
+            (state.shift, state.live)
         };
-        let shift = now.nseconds() as i64 - due.nseconds() as i64;
+        let timeline = self.timeline.lock().unwrap().clone();
+        let shift = match (held, running_time(&self.sinkpad, buffer), self.now()) {
+            (true, Some(due), Some(now)) => timeline.shift_by(now - due),
+            // It keeps its own time.
+            _ if live => 0,
+            _ => timeline.shift(),
+        };
+        if shift != applied {
+            self.shift(shift);
+        }
+    }
+
+    fn shift(&self, shift: i64) {
         gst::info!(CAT, imp = self, "time line shifted by {shift} ns");
+        self.state().shift = shift;
         let clocksync = self
             .clocksync
             .lock()
@@ -214,16 +252,23 @@ impl Gate {
     }
 
     fn unshift(&self) {
-        let clocksync = self
-            .clocksync
-            .lock()
-            .unwrap()
-            .as_ref()
-            .and_then(|c| c.upgrade());
-        if let Some(clocksync) = clocksync {
-            clocksync.set_property("ts-offset", 0i64);
+        self.timeline.lock().unwrap().unshift();
+        self.shift(0);
+    }
+
+    /// Adds the time of capture by the wall clock, unless the buffer has one.
+    fn mark_capture_time(&self, buffer: &mut gst::Buffer) {
+        if capture_time::of(buffer, &self.reference).is_some() {
+            return;
         }
-        self.srcpad.set_offset(0);
+        let Some(wall) = NtpTime::now() else { return };
+        let (shift, timeline) = (self.state().shift, self.timeline.lock().unwrap().clone());
+        let running = running_time(&self.sinkpad, buffer).map(|r| r.saturating_add(shift));
+        let time = match self.now() {
+            Some(now) => timeline.capture(running, (now, wall)),
+            None => wall,
+        };
+        capture_time::set(buffer.make_mut(), &self.reference, time);
     }
 
     fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
@@ -272,15 +317,17 @@ impl Gate {
             .and_then(|p| p.upgrade());
         match (query.view_mut(), encoder) {
             (gst::QueryViewMut::Caps(caps), Some(encoder)) => {
+                let formats = self.formats.lock().unwrap().clone();
                 let wanted = match caps.filter() {
-                    Some(filter) => self.formats.intersect(filter),
-                    None => self.formats.clone(),
+                    Some(filter) => formats.intersect(filter),
+                    None => formats,
                 };
                 caps.set_result(&encoder.query_caps(Some(&wanted)).intersect(&wanted));
                 return true;
             }
             (gst::QueryViewMut::AcceptCaps(accept), Some(encoder)) => {
-                let accepted = self.formats.can_intersect(accept.caps())
+                let formats = self.formats.lock().unwrap().clone();
+                let accepted = formats.can_intersect(accept.caps())
                     && encoder.query_accept_caps(&accept.caps_owned());
                 accept.set_result(accepted);
                 return true;
@@ -289,23 +336,6 @@ impl Gate {
         }
         gst::Pad::query_default(pad, Some(&*self.obj()), query)
     }
-}
-
-/// Adds the wall clock as NTP time, unless the picture has one.
-fn mark_capture_time(buffer: &mut gst::Buffer, reference: &gst::Caps) {
-    let known = buffer
-        .iter_meta::<gst::ReferenceTimestampMeta>()
-        .any(|meta| meta.reference().can_intersect(reference));
-    if known {
-        return;
-    }
-    let Ok(since_1970) = SystemTime::now().duration_since(UNIX_EPOCH) else {
-        return;
-    };
-    let Ok(ntp) = gst::ClockTime::try_from(since_1970 + NTP_OFFSET) else {
-        return;
-    };
-    gst::ReferenceTimestampMeta::add(buffer.make_mut(), reference, ntp, gst::ClockTime::NONE);
 }
 
 #[glib::object_subclass]
@@ -322,10 +352,10 @@ impl ObjectSubclass for Gate {
             on_eos: Mutex::default(),
             encoder_pad: Mutex::default(),
             clocksync: Mutex::default(),
-            formats: gst::Caps::builder("video/x-raw")
-                .field("format", gst::List::new(["I420", "NV12", "YV12"]))
-                .build(),
-            ntp: gst::Caps::new_empty_simple("timestamp/x-ntp"),
+            before_push: Mutex::default(),
+            timeline: Mutex::default(),
+            formats: Mutex::new(gst::Caps::new_any()),
+            reference: capture_time::reference(),
             sinkpad: gst::Pad::builder_from_template(&template("sink"))
                 .chain_function(|_, parent, buffer| {
                     Self::catch_panic_pad_function(
@@ -375,7 +405,7 @@ impl ElementImpl for Gate {
             gst::subclass::ElementMetadata::new(
                 "Gate of dualwebrtcsink",
                 "Generic",
-                "Drops or holds pictures while there is no receiver",
+                "Drops or holds buffers while there is no receiver",
                 "gst-dualstream",
             )
         });

@@ -34,15 +34,34 @@
  *   #dualwebrtcsink:stats says what came of it. Without congestion control
  *   nothing would make room for FEC and tell the round-trip time: there `auto`
  *   is `off`.
+ * - The request pad `audio` takes raw sound, or Opus as it is, and sends it with
+ *   the video: raw sound is encoded by opusenc with restricted low delay in
+ *   packets of #dualwebrtcsink:audio-frame-size at a constant
+ *   #dualwebrtcsink:audio-bitrate. Audio goes first in the pacer, and its rate is
+ *   taken from the estimate before the video encoder gets it. Lost packets are
+ *   sent again, and with #dualwebrtcsink:audio-fec `auto` the encoder changes to
+ *   a mode that has FEC while packets are lost. The stream ends when both pads
+ *   have ended. See docs/audio.md.
+ * - Each picture carries its time of capture, by its time stamp and the wall
+ *   clock (#rtphdrextabscapturetime), or by the GstReferenceTimestampMeta
+ *   `timestamp/x-ntp` that it came with, and how long it took here. See
+ *   docs/latency.md.
  * - The encoder's properties are set as `encoder::bitrate`, those of the
  *   signaller as `signaller::uri`, and so with `pacer::`, `estimator::`,
- *   `fec-0::` and `fec-1::`.
+ *   `fec-0::`, `fec-1::` and `audio-encoder::`.
  *
  * A sender that needs no other server, and its receiver:
  *
  * |[
  * gst-launch-1.0 videotestsrc is-live=true ! video/x-raw,width=640,height=360,framerate=30/1 ! dualwebrtcsink run-signalling-server=true encoder::bitrate=1500000 encoder::refresh-interval=2000
  * gst-launch-1.0 dualwebrtcsrc ! videoconvert ! autovideosink
+ * ]|
+ *
+ * The same with sound:
+ *
+ * |[
+ * gst-launch-1.0 videotestsrc is-live=true ! video/x-raw,width=640,height=360,framerate=30/1 ! dualwebrtcsink name=s run-signalling-server=true audiotestsrc is-live=true wave=ticks ! s.audio
+ * gst-launch-1.0 dualwebrtcsrc name=s s.src ! videoconvert ! autovideosink s.audio ! audioconvert ! autoaudiosink
  * ]|
  *
  * A file from its first picture, by a signalling server elsewhere:
@@ -68,10 +87,20 @@
  * | `pictures-dropped` | uint64 | pictures dropped for want of a receiver |
  * | `waiting` | boolean | the first picture is waiting for a receiver |
  * | `encoder` | structure | statistics of the encoder |
+ * | `latency` | structure | from capture to network, by parts: docs/latency.md |
+ * | `audio` | structure | while there is an audio pad, see below |
  * | `fec` | string | what the receiver takes: none, ulpfec or flexfec-03 |
  * | `fec-0`, `fec-1` | structure | statistics of #rtpflexfecenc for each stream, while there is FEC |
  * | `estimator`, `pacer` | structure | statistics of #rtpgcc and #rtppacer, while there is a session with them |
  * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
+ *
+ * | field of `audio` | type | meaning |
+ * |---|---|---|
+ * | `sending` | boolean | there is a receiver that takes it |
+ * | `buffers-passed`, `buffers-dropped` | uint64 | given to the encoder, and dropped for want of a receiver |
+ * | `bitrate` | uint64 | of the encoder, in bit/s |
+ * | `share` | uint64 | what audio takes of the network with all headers, in bit/s; 0 if it is not sent |
+ * | `fec` | boolean | the encoder makes FEC |
  *
  * The signaller comes from gst-plugins-rs and its types bear the same names
  * as those of the rswebrtc plugin: one process can use elements of one of the
@@ -85,10 +114,14 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gstrswebrtc::signaller::{Signallable, Signaller, WebRTCSignallerRole};
 
+use super::audio::{self, AudioInput};
+use super::audio_rate::{AudioRate, FecMode};
 use super::control::{CongestionControl, Control};
 use super::fec::Encoders;
-use super::gate::{GateElement, Mode};
+use super::gate::{EosHandler, GateElement, Mode};
 use super::stats::Shared;
+use super::timeline::Timeline;
+use super::trace::Trace;
 use super::worker::{Command, Worker};
 use crate::fec::Agreed;
 use crate::properties::Settings;
@@ -105,7 +138,14 @@ pub static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 });
 
 /// Children that are not elements of the bin itself.
-const OWN_CHILDREN: [&str; 5] = ["signaller", "pacer", "estimator", "fec-0", "fec-1"];
+const OWN_CHILDREN: [&str; 6] = [
+    "signaller",
+    "pacer",
+    "estimator",
+    "fec-0",
+    "fec-1",
+    "audio-encoder",
+];
 
 /// The static part of the data path.
 struct Parts {
@@ -114,6 +154,9 @@ struct Parts {
     encoder: gst::Element,
     control: Control,
     fec: Encoders,
+    /// None where the plugin is missing.
+    audio_encoder: Option<gst::Element>,
+    timeline: Timeline,
 }
 
 /// While PAUSED or PLAYING.
@@ -128,6 +171,7 @@ struct SinkSettings {
     common: Settings,
     wait_for_receiver: bool,
     congestion_control: CongestionControl,
+    audio: audio::Settings,
 }
 
 pub struct DualWebRtcSink {
@@ -136,6 +180,10 @@ pub struct DualWebRtcSink {
     running: Mutex<Option<Running>>,
     shared: Arc<Shared>,
     parts: OnceLock<Parts>,
+    /// While there is a pad for it.
+    audio: Arc<Mutex<Option<AudioInput>>>,
+    audio_rate: Arc<AudioRate>,
+    trace: Trace,
     sinkpad: gst::GhostPad,
 }
 
@@ -155,7 +203,13 @@ impl DualWebRtcSink {
                 )
             })
         };
-        let gate = GateElement::new(&clocksync, &pad(&encoder, "sink")?);
+        let timeline = Timeline::default();
+        // What every peer decodes: 8 bit, 4:2:0.
+        let formats = gst::Caps::builder("video/x-raw")
+            .field("format", gst::List::new(["I420", "NV12", "YV12"]))
+            .build();
+        let entry = pad(&encoder, "sink")?;
+        let gate = GateElement::new("gate", formats, &timeline, &clocksync, &entry);
         let obj = self.obj();
         obj.add_many([&convert, &clocksync, gate.upcast_ref(), &encoder])
             .map_err(broken)?;
@@ -170,8 +224,59 @@ impl DualWebRtcSink {
             gate,
             control: Control::new(&encoder)?,
             fec: Encoders::new()?,
+            audio_encoder: AudioInput::encoder().ok(),
             encoder,
+            timeline,
         })
+    }
+
+    fn add_audio(&self, template: &gst::PadTemplate) -> Result<gst::Pad, gst::ErrorMessage> {
+        requirements::check(requirements::AUDIO_SENDER)?;
+        let parts = self.parts.get();
+        let (Some(parts), Some(encoder)) =
+            (parts, parts.and_then(|parts| parts.audio_encoder.as_ref()))
+        else {
+            return Err(gst::error_msg!(gst::CoreError::Failed, ["no parts for it"]));
+        };
+        let obj = self.obj();
+        let bin = obj.upcast_ref::<gst::Bin>();
+        let rate = self.audio_rate.clone();
+        let input = AudioInput::new(bin, template, &parts.timeline, encoder, rate)?;
+        let weak = self.downgrade();
+        input
+            .ghost
+            .add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+                if info
+                    .event()
+                    .is_some_and(|e| e.type_() == gst::EventType::Segment)
+                    && let Some(imp) = weak.upgrade()
+                    && let Some(input) = imp.audio.lock().unwrap().clone()
+                {
+                    input.set_live(is_live(pad.upcast_ref()));
+                }
+                gst::PadProbeReturn::Ok
+            });
+        if let Some(running) = &*self.running.lock().unwrap() {
+            let handler = eos_handler(&running.sender);
+            input.gate.set_eos_handler(Some(handler));
+        }
+        input.gate.set_mode(self.idle_mode());
+        let pad = input.ghost.clone();
+        let broken = |err: glib::BoolError| gst::error_msg!(gst::CoreError::Pad, ["{err}"]);
+        pad.set_active(true).map_err(broken)?;
+        input.sync_state(bin).map_err(broken)?;
+        obj.add_pad(&pad).map_err(broken)?;
+        *self.audio.lock().unwrap() = Some(input);
+        Ok(pad.upcast())
+    }
+
+    /// Of the gates while there is no receiver.
+    fn idle_mode(&self) -> Mode {
+        if self.settings.lock().unwrap().wait_for_receiver {
+            Mode::Hold
+        } else {
+            Mode::Drop
+        }
     }
 
     /// A live source keeps its own pace and cannot wait.
@@ -179,8 +284,7 @@ impl DualWebRtcSink {
         let Some(parts) = self.parts.get() else {
             return;
         };
-        let mut query = gst::query::Latency::new();
-        let live = self.sinkpad.peer_query(&mut query) && query.result().0;
+        let live = is_live(self.sinkpad.upcast_ref());
         gst::debug!(CAT, imp = self, "live source: {live}");
         parts.clocksync.set_property("sync", !live);
         parts.gate.set_live(live);
@@ -201,9 +305,13 @@ impl DualWebRtcSink {
     }
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let (common, control) = {
+        let (common, control, audio_settings) = {
             let settings = self.settings.lock().unwrap();
-            (settings.common.clone(), settings.congestion_control)
+            (
+                settings.common.clone(),
+                settings.congestion_control,
+                settings.audio,
+            )
         };
         let (Some(parts), Some(signaller)) = (self.parts.get(), common.signaller.clone()) else {
             return Err(gst::error_msg!(gst::CoreError::Failed, ["not ready"]));
@@ -215,10 +323,10 @@ impl DualWebRtcSink {
             // Fails only when the worker is gone.
             let _ = post.send(Command::Signalling(event));
         });
-        let post = sender.clone();
-        parts.gate.set_eos_handler(Some(Arc::new(move |eos| {
-            let _ = post.send(Command::Eos(eos));
-        })));
+        parts.gate.set_eos_handler(Some(eos_handler(&sender)));
+        if let Some(audio) = &*self.audio.lock().unwrap() {
+            audio.gate.set_eos_handler(Some(eos_handler(&sender)));
+        }
         let worker = Worker {
             sink: self.obj().downgrade(),
             encoder: parts.encoder.clone(),
@@ -228,6 +336,11 @@ impl DualWebRtcSink {
                 .sends(control == CongestionControl::Gcc)
                 .then(|| parts.fec.clone()),
             gate: parts.gate.clone(),
+            audio: self.audio.clone(),
+            audio_rate: self.audio_rate.clone(),
+            audio_settings,
+            timeline: parts.timeline.clone(),
+            trace: self.trace.clone(),
             settings: common,
             shared: self.shared.clone(),
             link,
@@ -263,6 +376,9 @@ impl DualWebRtcSink {
         if let Some(parts) = self.parts.get() {
             parts.gate.set_eos_handler(None);
         }
+        if let Some(audio) = &*self.audio.lock().unwrap() {
+            audio.gate.set_eos_handler(None);
+        }
     }
 
     /// The serial of the session that an object belongs to.
@@ -292,7 +408,11 @@ impl DualWebRtcSink {
             .field("pictures-encoded", gate.passed)
             .field("pictures-dropped", gate.dropped)
             .field("waiting", gate.holding)
+            .field("latency", self.trace.structure())
             .build();
+        if let Some(audio) = &*self.audio.lock().unwrap() {
+            stats.set("audio", audio.stats());
+        }
         if let Some(parts) = self.parts.get() {
             add_stats(&mut stats, "encoder", &parts.encoder);
         }
@@ -313,6 +433,19 @@ impl DualWebRtcSink {
         }
         stats
     }
+}
+
+fn is_live(pad: &gst::Pad) -> bool {
+    let mut query = gst::query::Latency::new();
+    pad.peer_query(&mut query) && query.result().0
+}
+
+fn eos_handler(sender: &mpsc::Sender<Command>) -> EosHandler {
+    let post = sender.clone();
+    Arc::new(move |eos| {
+        // Fails only when the worker is gone.
+        let _ = post.send(Command::Eos(eos));
+    })
 }
 
 pub fn signaller_clash() -> gst::ErrorMessage {
@@ -347,6 +480,9 @@ impl ObjectSubclass for DualWebRtcSink {
             running: Mutex::default(),
             shared: Arc::default(),
             parts: OnceLock::new(),
+            audio: Arc::default(),
+            audio_rate: Arc::default(),
+            trace: Trace::default(),
             sinkpad: gst::GhostPad::builder_from_template(&template).build(),
         }
     }
@@ -366,6 +502,24 @@ impl ObjectImpl for DualWebRtcSink {
                 glib::ParamSpecEnum::builder::<CongestionControl>("congestion-control")
                     .nick("Congestion Control")
                     .blurb("How the encoder's rate follows the network; the encoder's bitrate is the upper limit")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("audio-bitrate")
+                    .nick("Audio Bitrate")
+                    .blurb("Constant bitrate of Opus, in bit/s; at most a quarter of what the network bears, 24 kbit/s at least")
+                    .minimum(6000)
+                    .maximum(510_000)
+                    .default_value(SinkSettings::default().audio.bitrate)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecEnum::builder::<audio::FrameSize>("audio-frame-size")
+                    .nick("Audio Frame Size")
+                    .blurb("Sound in one packet, in ms")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecEnum::builder::<FecMode>("audio-fec")
+                    .nick("Audio FEC")
+                    .blurb("Forward error correction inside of Opus, beside retransmissions. Has no effect if audio-encoder::audio-type was set")
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
@@ -404,6 +558,18 @@ impl ObjectImpl for DualWebRtcSink {
                 self.settings.lock().unwrap().congestion_control =
                     value.get().expect("type checked upstream");
             }
+            "audio-bitrate" => {
+                self.settings.lock().unwrap().audio.bitrate =
+                    value.get().expect("type checked upstream");
+            }
+            "audio-frame-size" => {
+                self.settings.lock().unwrap().audio.frame =
+                    value.get().expect("type checked upstream");
+            }
+            "audio-fec" => {
+                self.settings.lock().unwrap().audio.fec =
+                    value.get().expect("type checked upstream");
+            }
             name => {
                 let known = self.settings.lock().unwrap().common.set(name, value);
                 debug_assert!(known, "unknown property {name}");
@@ -415,6 +581,9 @@ impl ObjectImpl for DualWebRtcSink {
         match pspec.name() {
             "wait-for-receiver" => self.settings.lock().unwrap().wait_for_receiver.to_value(),
             "congestion-control" => self.settings.lock().unwrap().congestion_control.to_value(),
+            "audio-bitrate" => self.settings.lock().unwrap().audio.bitrate.to_value(),
+            "audio-frame-size" => self.settings.lock().unwrap().audio.frame.to_value(),
+            "audio-fec" => self.settings.lock().unwrap().audio.fec.to_value(),
             "stats" => self.stats().to_value(),
             name => self
                 .settings
@@ -478,9 +647,51 @@ impl ElementImpl for DualWebRtcSink {
                     &gst::Caps::new_empty_simple("video/x-raw"),
                 )
                 .expect("valid template"),
+                gst::PadTemplate::new(
+                    audio::PAD,
+                    gst::PadDirection::Sink,
+                    gst::PadPresence::Request,
+                    &audio::template_caps(),
+                )
+                .expect("valid template"),
             ]
         });
         TEMPLATES.as_ref()
+    }
+
+    fn request_new_pad(
+        &self,
+        template: &gst::PadTemplate,
+        _name: Option<&str>,
+        _caps: Option<&gst::Caps>,
+    ) -> Option<gst::Pad> {
+        if self.audio.lock().unwrap().is_some() {
+            gst::warning!(CAT, imp = self, "there is an audio pad already");
+            return None;
+        }
+        match self.add_audio(template) {
+            Ok(pad) => Some(pad),
+            Err(err) => {
+                self.post_error_message(err);
+                None
+            }
+        }
+    }
+
+    fn release_pad(&self, pad: &gst::Pad) {
+        let ours = self
+            .audio
+            .lock()
+            .unwrap()
+            .take_if(|audio| audio.ghost.upcast_ref::<gst::Pad>() == pad);
+        if let Some(audio) = ours {
+            let _ = pad.set_active(false);
+            // A session that is there goes on without.
+            audio.remove(self.obj().upcast_ref());
+            if let Err(err) = self.obj().remove_pad(pad) {
+                gst::warning!(CAT, imp = self, "{err}");
+            }
+        }
     }
 
     fn change_state(
@@ -500,11 +711,12 @@ impl ElementImpl for DualWebRtcSink {
                 }
             }
             gst::StateChange::ReadyToPaused => {
+                let mode = self.idle_mode();
                 if let Some(parts) = self.parts.get() {
-                    let wait = self.settings.lock().unwrap().wait_for_receiver;
-                    parts
-                        .gate
-                        .set_mode(if wait { Mode::Hold } else { Mode::Drop });
+                    parts.gate.set_mode(mode);
+                }
+                if let Some(audio) = &*self.audio.lock().unwrap() {
+                    audio.gate.set_mode(mode);
                 }
             }
             gst::StateChange::PausedToReady => self.stop(),
@@ -522,6 +734,9 @@ impl ElementImpl for DualWebRtcSink {
             gst::StateChange::ReadyToNull => {
                 if let Some(parts) = self.parts.get() {
                     parts.encoder.set_state(gst::State::Null)?;
+                    if let Some(encoder) = &parts.audio_encoder {
+                        encoder.set_state(gst::State::Null)?;
+                    }
                 }
             }
             _ => {}
@@ -564,6 +779,7 @@ impl ChildProxyImpl for DualWebRtcSink {
         if let Some(parts) = self.parts.get() {
             match name {
                 "pacer" => return Some(parts.control.pacer.clone().upcast()),
+                "audio-encoder" => return parts.audio_encoder.clone().map(Cast::upcast),
                 "estimator" => return Some(parts.control.estimator.clone().upcast()),
                 "fec-0" | "fec-1" => {
                     let encoder = &parts.fec.elements()[usize::from(name == "fec-1")];

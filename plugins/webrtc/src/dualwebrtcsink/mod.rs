@@ -2,12 +2,16 @@
 use gst::glib;
 use gst::prelude::*;
 
+mod audio;
+mod audio_rate;
 mod control;
 mod fec;
 mod gate;
 mod imp;
 mod session;
 mod stats;
+mod timeline;
+mod trace;
 mod worker;
 
 pub(crate) use imp::{add_stats, signaller_clash};
@@ -20,6 +24,8 @@ glib::wrapper! {
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     control::CongestionControl::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    audio::FrameSize::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    audio_rate::FecMode::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(
         Some(plugin),
         "dualwebrtcsink",

@@ -4,16 +4,22 @@
 //!
 //! ```text
 //! encoder.src_i -> [ rtph264pay -> caps -> rtptrickle -> rtcpiframefeedback -> webrtcbin ]
+//! audio         -> [ rtpopuspay -> caps -> webrtcbin ]
 //!         in webrtcbin: rtpfunnel -> rtprtxsend -> FEC -> rtppacer -> rtpgcc -> rtpsession
 //! ```
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gst_webrtc::{WebRTCPeerConnectionState, WebRTCRTPTransceiverDirection};
 
+use super::audio::{self, AudioInput};
+use super::audio_rate::AudioRate;
 use super::control::{AuxSender, Control};
 use super::fec::{Encoders, Protected, UlpFec};
+use super::timeline::Timeline;
+use super::trace::Trace;
 use crate::fec;
 use crate::peer::{Peer, Post};
 use crate::properties::Settings;
@@ -90,6 +96,30 @@ pub enum Due {
     End(&'static str),
 }
 
+/// What a session is made of beside webrtcbin.
+#[derive(Clone)]
+pub struct Parts {
+    pub fec: Option<Encoders>,
+    pub control: Option<Control>,
+    pub audio: Option<(AudioInput, Arc<AudioRate>)>,
+    pub timeline: Timeline,
+    pub trace: Trace,
+    /// Of video.
+    pub streams: usize,
+    /// Duration of an audio packet.
+    pub frame_ms: u32,
+}
+
+/// The audio of a session.
+pub struct Audio {
+    pub input: AudioInput,
+    pub rate: Arc<AudioRate>,
+    caps: gst::Element,
+    ssrc: u32,
+    /// The peer takes it.
+    pub accepted: bool,
+}
+
 pub struct Session {
     pub id: String,
     pub serial: u64,
@@ -98,6 +128,7 @@ pub struct Session {
     pub aux: Option<AuxSender>,
     ulpfec: Option<UlpFec>,
     pub feedback: Vec<gst::Element>,
+    pub audio: Option<Audio>,
     pub phase: Phase,
     pub dual: Result<(), String>,
     pub fec: fec::Agreed,
@@ -119,12 +150,12 @@ impl Session {
         id: String,
         serial: u64,
         settings: &Settings,
-        (fec, control): (Option<Encoders>, Option<Control>),
-        streams: usize,
+        parts: Parts,
         post: Post,
         drained: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Self, gst::ErrorMessage> {
         let peer = Peer::new(crate::peer::Role::Sender, settings, post)?;
+        let (fec, control) = (parts.fec.clone(), parts.control.clone());
         let bin = gst::Bin::with_name(&format!("session-{serial}"));
         let broken = |err: gst::glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
         let mut session = Self {
@@ -135,6 +166,7 @@ impl Session {
             aux: None,
             ulpfec: None,
             feedback: Vec::new(),
+            audio: None,
             phase: Phase::Negotiating,
             dual: Err("not negotiated".into()),
             fec: fec::Agreed::None,
@@ -152,10 +184,14 @@ impl Session {
             fec::Wish::UlpFec => (fec, None),
             _ => (None, fec),
         };
+        parts.trace.watch(&session.peer);
         session.ulpfec = ulpfec.map(|fec| UlpFec::new(fec, session.peer.webrtcbin()));
         session.aux = AuxSender::new(flexfec, control, session.peer.webrtcbin()).map_err(broken)?;
-        for index in 0..streams {
-            session.add_stream(index, drained.clone())?;
+        for index in 0..parts.streams {
+            session.add_stream(index, &parts, drained.clone())?;
+        }
+        if let Some((input, rate)) = parts.audio.clone() {
+            session.add_audio(input, rate, &parts, drained)?;
         }
         Ok(session)
     }
@@ -163,6 +199,7 @@ impl Session {
     fn add_stream(
         &mut self,
         index: usize,
+        parts: &Parts,
         drained: impl Fn() + Send + Sync + 'static,
     ) -> Result<(), gst::ErrorMessage> {
         let broken = |err: gst::glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
@@ -172,10 +209,6 @@ impl Session {
         pay.set_property_from_str("aggregate-mode", "zero-latency");
         pay.set_property("pt", rtp::PAYLOAD_TYPE);
         pay.set_property("ssrc", ssrc);
-        pay.connect("request-extension", false, |values| {
-            let (id, uri) = (values[1].get::<u32>().ok()?, values[2].get::<&str>().ok()?);
-            Some(rtp::capture_time_extension(id, uri).to_value())
-        });
         let caps = make("capsfilter", &format!("caps-{index}"))?;
         caps.set_property("caps", rtp::payloader_caps(ssrc));
         let trickle = make("rtptrickle", &format!("trickle-{index}"))?;
@@ -206,24 +239,15 @@ impl Session {
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["{last:?} has no pad src"]))?;
         last.link(&sink)
             .map_err(|err| gst::error_msg!(gst::CoreError::Negotiation, ["{err}"]))?;
-        // The transport stays up for the last packets, so webrtcbin is told
-        // nothing of the end.
-        last.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-            if info
-                .event()
-                .is_some_and(|e| e.type_() == gst::EventType::Eos)
-            {
-                drained();
-                // Not Drop: with that GStreamer unrefs an event which the
-                // binding has taken.
-                return gst::PadProbeReturn::Handled;
-            }
-            gst::PadProbeReturn::Ok
-        });
+        hold_back_eos(&last, drained);
+        if let Some((input, rate)) = &parts.audio {
+            make_room(&last, rate, (index == 0).then_some(input));
+        }
         let entry = pay
             .static_pad("sink")
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["rtph264pay has no pad sink"]))?;
         rtp::follow_mtu(&pay, &entry);
+        parts.trace.add_stream(&pay, ssrc);
         let ghost = gst::GhostPad::builder_with_target(&entry)
             .map_err(broken)?
             .name(format!("sink_{index}"))
@@ -237,6 +261,74 @@ impl Session {
         Ok(())
     }
 
+    fn add_audio(
+        &mut self,
+        input: AudioInput,
+        rate: Arc<AudioRate>,
+        parts: &Parts,
+        drained: impl Fn() + Send + Sync + 'static,
+    ) -> Result<(), gst::ErrorMessage> {
+        let broken = |err: gst::glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
+        let pad = |element: &gst::Element, name: &str| {
+            element.static_pad(name).ok_or_else(|| {
+                gst::error_msg!(
+                    gst::CoreError::Pad,
+                    ["{} has no pad {name}", element.name()]
+                )
+            })
+        };
+        let ssrc = self.new_ssrc();
+        let pay = make("rtpopuspay", "pay-audio")?;
+        pay.set_property("pt", rtp::AUDIO_PAYLOAD_TYPE);
+        pay.set_property("ssrc", ssrc);
+        let caps = make("capsfilter", "caps-audio")?;
+        caps.set_property("caps", rtp::audio_payloader_caps(ssrc, true));
+        let sink = self
+            .peer
+            .webrtcbin()
+            .request_pad_simple(&format!("sink_{}", self.streams()))
+            .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["webrtcbin gives no pad"]))?;
+        let transceiver: gst_webrtc::WebRTCRTPTransceiver = sink.property("transceiver");
+        transceiver.set_property("direction", WebRTCRTPTransceiverDirection::Sendonly);
+        transceiver.set_property("do-nack", true);
+        transceiver.set_property(
+            "codec-preferences",
+            rtp::audio_offer_caps(ssrc, parts.frame_ms),
+        );
+        self.bin.add_many([&pay, &caps]).map_err(broken)?;
+        pay.link(&caps).map_err(broken)?;
+        let (entry, last) = (pad(&pay, "sink")?, pad(&caps, "src")?);
+        last.link(&sink)
+            .map_err(|err| gst::error_msg!(gst::CoreError::Negotiation, ["{err}"]))?;
+        hold_back_eos(&last, drained);
+        count_packets(&last, &rate);
+        parts.timeline.mark(&entry, &pay);
+        let ghost = gst::GhostPad::builder_with_target(&entry)
+            .map_err(broken)?
+            .name(audio::PAD)
+            .build();
+        self.bin.add_pad(&ghost).map_err(broken)?;
+        self.audio = Some(Audio {
+            input,
+            rate,
+            caps,
+            ssrc,
+            accepted: false,
+        });
+        Ok(())
+    }
+
+    /// The answer is known. `Some`: audio is taken, with transport-wide feedback
+    /// or without.
+    pub fn set_audio(&mut self, taken: Option<bool>) {
+        if let Some(audio) = &mut self.audio {
+            audio.accepted = taken.is_some();
+            audio.rate.set_active(audio.accepted);
+            let caps = rtp::audio_payloader_caps(audio.ssrc, taken == Some(true));
+            audio.caps.set_property("caps", caps);
+        }
+    }
+
     /// Random, and no two the same.
     fn new_ssrc(&self) -> u32 {
         loop {
@@ -247,8 +339,15 @@ impl Session {
         }
     }
 
+    /// Of video.
     pub fn streams(&self) -> usize {
         self.ssrcs.len()
+    }
+
+    /// What has to come to its end before the session does.
+    fn tracks(&self) -> usize {
+        let audio = self.audio.as_ref().is_some_and(|audio| audio.accepted);
+        self.streams() + usize::from(audio)
     }
 
     /// The answer is known: two streams, or why not.
@@ -316,7 +415,7 @@ impl Session {
     /// End of stream has left by one more stream.
     pub fn on_drained(&mut self, now: Instant) {
         self.drained += 1;
-        if self.drained >= self.streams() && matches!(self.phase, Phase::Draining { .. }) {
+        if self.drained >= self.tracks() && matches!(self.phase, Phase::Draining { .. }) {
             self.linger(now);
         }
     }
@@ -330,13 +429,15 @@ impl Session {
 
     pub fn on_eos(&mut self, now: Instant) {
         self.phase = Phase::Draining { since: now };
-        if self.drained >= self.streams() {
+        if self.drained >= self.tracks() {
             self.linger(now);
         }
     }
 
     pub fn send_bye(&self) {
-        self.peer.send_bye(&self.ssrcs);
+        let audio = self.audio.iter().map(|audio| audio.ssrc);
+        let sources: Vec<_> = self.ssrcs.iter().copied().chain(audio).collect();
+        self.peer.send_bye(&sources);
     }
 
     fn ready_timeout(&self) -> Duration {
@@ -407,4 +508,62 @@ impl Session {
             _ => Due::Nothing,
         }
     }
+}
+
+/// The transport stays up for the last packets, so webrtcbin is told nothing of
+/// the end.
+fn hold_back_eos(last: &gst::Pad, drained: impl Fn() + Send + Sync + 'static) {
+    last.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if info
+            .event()
+            .is_some_and(|e| e.type_() == gst::EventType::Eos)
+        {
+            drained();
+            // Not Drop: with that GStreamer unrefs an event which the binding
+            // has taken.
+            return gst::PadProbeReturn::Handled;
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Takes what audio needs from the estimates that go to the video encoder by
+/// this pad. `input`: is told of them.
+fn make_room(last: &gst::Pad, rate: &Arc<AudioRate>, input: Option<&AudioInput>) {
+    let (rate, input) = (rate.clone(), input.map(AudioInput::downgrade));
+    last.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
+        let Some(gst::PadProbeData::Event(event)) = &mut info.data else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let Some((mut s, target)) = event
+            .structure()
+            .filter(|s| s.has_name("application/x-network-estimate"))
+            .and_then(|s| Some((s.to_owned(), s.get::<u64>("target-bitrate").ok()?)))
+        else {
+            return gst::PadProbeReturn::Ok;
+        };
+        if let Some(input) = input.as_ref().and_then(|weak| weak.upgrade()) {
+            let loss = s.get::<f64>("loss").ok();
+            input.set_wanted(rate.on_estimate(Instant::now(), target, loss));
+        }
+        s.set("target-bitrate", target.saturating_sub(rate.share()));
+        *event = gst::event::CustomUpstream::builder(s)
+            .seqnum(event.seqnum())
+            .build();
+        gst::PadProbeReturn::Ok
+    });
+}
+
+fn count_packets(last: &gst::Pad, rate: &Arc<AudioRate>) {
+    let rate = rate.clone();
+    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+    last.add_probe(kinds, move |_, info| {
+        let mut count = |buffer: &gst::BufferRef| rate.on_packet(Instant::now(), buffer.size());
+        match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => count(buffer),
+            Some(gst::PadProbeData::BufferList(list)) => list.iter().for_each(&mut count),
+            _ => {}
+        }
+        gst::PadProbeReturn::Ok
+    });
 }

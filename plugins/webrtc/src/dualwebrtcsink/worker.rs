@@ -3,8 +3,8 @@
 //! one queue, and owns the session. So nothing that blocks is called from
 //! their threads, and no state needs a lock.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use gst::glib;
@@ -12,12 +12,16 @@ use gst::prelude::*;
 use gst_webrtc::{WebRTCSDPType, WebRTCSessionDescription};
 
 use super::DualWebRtcSink;
+use super::audio::{self, AudioInput};
+use super::audio_rate::AudioRate;
 use super::control::Control;
 use super::fec::Encoders;
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
-use super::session::{Due, Phase, Session};
+use super::session::{Due, Parts, Phase, Session};
 use super::stats::Shared;
+use super::timeline::Timeline;
+use super::trace::Trace;
 use crate::properties::Settings;
 use crate::signalling::{self, Change, Link};
 use crate::{fec, peer, sdp};
@@ -41,6 +45,12 @@ pub struct Worker {
     pub control: Option<Control>,
     pub fec: Option<Encoders>,
     pub gate: GateElement,
+    /// The audio pad, while there is one.
+    pub audio: Arc<Mutex<Option<AudioInput>>>,
+    pub audio_rate: Arc<AudioRate>,
+    pub audio_settings: audio::Settings,
+    pub timeline: Timeline,
+    pub trace: Trace,
     pub settings: Settings,
     pub shared: Arc<Shared>,
     pub link: Link,
@@ -250,8 +260,7 @@ impl Worker {
             id,
             serial,
             &self.settings,
-            (self.fec.clone(), self.control.clone()),
-            if self.encoder_is_single() { 1 } else { 2 },
+            self.parts(),
             Arc::new(move |event| {
                 // Fails only when the worker is gone.
                 let _ = sender.send(Command::Peer(serial, event));
@@ -276,6 +285,34 @@ impl Worker {
             return Err(broken("webrtcbin does not start"));
         }
         Ok(())
+    }
+
+    fn parts(&self) -> Parts {
+        let audio = self.audio.lock().unwrap().clone();
+        if let Some(input) = &audio {
+            let kind = input.encoder.property_value("audio-type");
+            let kind = glib::EnumValue::from_value(&kind).map(|(_, v)| v.nick().to_owned());
+            // Another is the user's, and stays.
+            let is_ours = self
+                .audio_rate
+                .has_kind(kind.as_deref().unwrap_or_default());
+            self.audio_rate.configure(self.audio_settings, is_ours);
+            self.audio_rate.set_active(true);
+        } else {
+            self.audio_rate.set_active(false);
+        }
+        if let Some(control) = &self.control {
+            control.set_audio(self.audio_rate.share());
+        }
+        Parts {
+            fec: self.fec.clone(),
+            control: self.control.clone(),
+            audio: audio.map(|input| (input, self.audio_rate.clone())),
+            timeline: self.timeline.clone(),
+            trace: self.trace.clone(),
+            streams: if self.encoder_is_single() { 1 } else { 2 },
+            frame_ms: self.audio_settings.frame.ms(),
+        }
     }
 
     fn encoder_is_single(&self) -> bool {
@@ -341,12 +378,18 @@ impl Worker {
             return self.end_session("the receiver does not take H.264", true);
         }
         session.set_dual(dual);
+        session.set_audio(sdp::audio_accepted(&text));
+        if let Some(control) = self.control.as_ref().filter(|_| session.audio.is_some()) {
+            control.set_audio(self.audio_rate.share());
+            control.follow();
+        }
         if let Some(aux) = &session.aux {
             aux.set_feedback(sdp::has_transport_feedback(&text));
         }
         if session.streams() == 1 {
             session.dual = Err("the encoder's mode is single".into());
         }
+        self.trace.restart(sdp::has_timing(&text));
         session.set_fec(&text);
         if session.fec == fec::Agreed::UlpFec {
             // rtpredenc drops the extension that tells frames apart.
@@ -391,6 +434,11 @@ impl Worker {
                     .peer
                     .webrtcbin()
                     .send_event(gst::event::Latency::new(gst::ClockTime::ZERO));
+                if let Some(audio) = session.audio.as_ref().filter(|audio| audio.accepted)
+                    && let Err(err) = audio.input.start(sink.upcast_ref(), &session.bin)
+                {
+                    gst::warning!(CAT, obj = sink, "no audio: {err}");
+                }
                 self.gate.set_mode(Mode::Pass);
             }
             Err(err) => {
@@ -413,6 +461,9 @@ impl Worker {
             Phase::Negotiating | Phase::Connecting | Phase::Connected { .. }
         ) {
             self.gate.set_mode(Mode::Drop);
+            if let Some(audio) = &session.audio {
+                audio.input.gate.set_mode(Mode::Drop);
+            }
         }
         if tell_peer {
             self.link.end_session(&session.id);
@@ -425,6 +476,10 @@ impl Worker {
         let _ = self.encoder.set_state(gst::State::Ready);
         self.gate.unlink(&self.encoder);
         self.encoder.unlink(&session.bin);
+        if let Some(audio) = &session.audio {
+            audio.input.stop(&session.bin);
+        }
+        self.audio_rate.set_active(false);
         if let Err(err) = sink.remove(&session.bin) {
             gst::warning!(CAT, obj = sink, "{err}");
         }
@@ -445,6 +500,11 @@ impl Worker {
         let Some(sink) = self.sink.upgrade() else {
             return;
         };
+        let audio = self.audio.lock().unwrap().clone();
+        if !self.gate.has_ended() || audio.is_some_and(|audio| !audio.gate.has_ended()) {
+            // The other one goes on.
+            return;
+        }
         match &mut self.session {
             Some(session) if eos.passed && session.phase == Phase::Running => {
                 self.pending_eos = Some(eos.seqnum);

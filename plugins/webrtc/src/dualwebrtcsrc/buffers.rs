@@ -53,17 +53,28 @@ type Buffer = (u32, glib::WeakRef<gst::Element>);
 pub struct Buffers(Arc<Mutex<Vec<Buffer>>>);
 
 impl Buffers {
-    /// `group`: a name that no other session has.
-    pub fn serve(&self, webrtcbin: &gst::Element, choice: Choice, group: String) {
+    /// `group`: a name that no other session has, for the SSRCs that `in_group`
+    /// says. `made` is told of each buffer before it is used.
+    pub fn serve(
+        &self,
+        webrtcbin: &gst::Element,
+        choice: Choice,
+        group: String,
+        in_group: impl Fn(u32) -> bool + Send + Sync + 'static,
+        made: impl Fn(u32, &gst::Element) + Send + Sync + 'static,
+    ) {
         let Some(rtpbin) = webrtcbin
             .downcast_ref::<gst::Bin>()
             .and_then(|bin| bin.by_name("rtpbin"))
         else {
             return;
         };
+        // Lip sync is kept by time of capture (clocks.rs), with each frame and not
+        // with each report: rtpbin is to leave time stamps alone.
+        rtpbin.set_property("max-ts-offset", 1i64);
         if choice.kind == JitterBuffer::Adaptive {
             rtpbin.connect("request-jitterbuffer", false, move |values| {
-                let buffer = adaptive(choice, &group);
+                let buffer = adaptive(choice);
                 if let (Err(err), Ok(rtpbin)) = (&buffer, values[0].get::<gst::Element>()) {
                     gst::warning!(CAT, obj = rtpbin, "rtpjitterbuffer it is: {err}");
                 }
@@ -74,6 +85,10 @@ impl Buffers {
         let all = self.0.clone();
         rtpbin.connect("new-jitterbuffer", false, move |values| {
             if let (Ok(buffer), Ok(ssrc)) = (values[1].get::<gst::Element>(), values[3].get()) {
+                if buffer.has_property("group") && in_group(ssrc) {
+                    buffer.set_property("group", &group);
+                }
+                made(ssrc, &buffer);
                 let mut all = all.lock().unwrap();
                 all.retain(|(_, weak)| weak.upgrade().is_some());
                 all.push((ssrc, buffer.downgrade()));
@@ -89,10 +104,10 @@ impl Buffers {
     }
 }
 
-/// Both streams show the same pictures: they share one estimate.
-fn adaptive(choice: Choice, group: &str) -> Result<gst::Element, glib::BoolError> {
+/// Both video streams show the same pictures: they share one estimate, by their
+/// group.
+fn adaptive(choice: Choice) -> Result<gst::Element, glib::BoolError> {
     gst::ElementFactory::make("rtpkalmanjitterbuffer")
-        .property("group", group)
         .property("late-target", choice.late_target)
         .property("max-latency", choice.max_latency)
         .build()

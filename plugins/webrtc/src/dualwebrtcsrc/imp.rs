@@ -26,6 +26,14 @@
  *   (#rtpflexfecdec) before the jitter buffers ask for them again.
  *   #dualwebrtcsrc:fec chooses.
  *
+ * - Audio of the producer (Opus) leaves by the pad `audio`, which comes with the
+ *   first packets of it and stays until READY. Nobody need take it. Lost packets
+ *   are concealed, or made from FEC that is in the next one. What was captured at
+ *   the same time gets the same time stamp: the faster of audio and video waits
+ *   for the slower. See docs/audio.md.
+ * - Where the time of a picture goes is in the field `latency` of `stats` and in
+ *   an element message each second: docs/latency.md.
+ *
  * A receiver that also runs the signalling server, and its sender:
  *
  * |[
@@ -47,6 +55,7 @@
  * | `fec` | string | what was agreed with the producer: none, ulpfec or flexfec-03 |
  * | `fec-decoder` | structure | statistics of #rtpflexfecdec, while there is FlexFEC |
  * | `decoder` | structure | statistics of the decoder |
+ * | `lip-sync` | structure | `audio-offset`, `video-offset` (int64): by how much each waits for the other, in ns; `difference` (int64): how much later pictures are stamped than sound without that, if known |
  * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
  * | `jitterbuffer-0`, `jitterbuffer-1` | structure | statistics of the jitter buffer of each stream |
  *
@@ -62,6 +71,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gstrswebrtc::signaller::{Signallable, Signaller, WebRTCSignallerRole};
 
+use super::audio::{self, Output};
 use super::buffers::{Choice, JitterBuffer};
 use super::stats::Shared;
 use super::worker::{Command, Setup, Worker};
@@ -108,6 +118,7 @@ pub struct DualWebRtcSrc {
     running: Mutex<Option<Running>>,
     shared: Arc<Shared>,
     decoder: OnceLock<gst::Element>,
+    audio: Output,
     srcpad: gst::GhostPad,
 }
 
@@ -118,6 +129,28 @@ impl super::DualWebRtcSrc {
         if pad.sticky_event::<gst::event::Eos>(0).is_none() {
             pad.push_event(gst::event::Eos::new());
         }
+    }
+
+    /// Leads the audio of a session to our pad. `decoder`: its sink pad.
+    pub(super) fn take_audio(&self, from: &gst::Pad, decoder: &gst::Pad) -> Result<(), String> {
+        let template = self.pad_template(audio::PAD).ok_or("no template")?;
+        self.imp().audio.take(self, &template, from, decoder)
+    }
+
+    pub(super) fn leave_audio(&self) {
+        self.imp().audio.leave();
+    }
+
+    pub(super) fn push_audio_eos(&self) {
+        self.imp().audio.push_eos();
+    }
+
+    pub(super) fn audio_latency(&self, query: &mut gst::query::Latency) -> bool {
+        self.imp().audio.latency(query)
+    }
+
+    pub(super) fn has_audio_peer(&self) -> bool {
+        self.imp().audio.pad().is_some_and(|pad| pad.is_linked())
     }
 }
 
@@ -254,6 +287,9 @@ impl DualWebRtcSrc {
         if let Some(decoder) = &snapshot.fec_decoder {
             add_stats(&mut stats, "fec-decoder", decoder);
         }
+        if let Some(clocks) = &snapshot.clocks {
+            stats.set("lip-sync", clocks.structure());
+        }
         for (index, feedback, buffer) in &snapshot.streams {
             add_stats(&mut stats, &format!("feedback-{index}"), feedback);
             if let Some(buffer) = buffer.upgrade() {
@@ -278,6 +314,7 @@ impl ObjectSubclass for DualWebRtcSrc {
             running: Mutex::default(),
             shared: Arc::default(),
             decoder: OnceLock::new(),
+            audio: Output::default(),
             srcpad: gst::GhostPad::builder_from_template(&template)
                 .query_function(|pad, parent, query| {
                     Self::catch_panic_pad_function(parent, || false, |src| src.query(pad, query))
@@ -437,6 +474,13 @@ impl ElementImpl for DualWebRtcSrc {
                     &gst::Caps::new_empty_simple("video/x-raw"),
                 )
                 .expect("valid template"),
+                gst::PadTemplate::new(
+                    audio::PAD,
+                    gst::PadDirection::Src,
+                    gst::PadPresence::Sometimes,
+                    &gst::Caps::new_empty_simple("audio/x-raw"),
+                )
+                .expect("valid template"),
             ]
         });
         TEMPLATES.as_ref()
@@ -465,6 +509,7 @@ impl ElementImpl for DualWebRtcSrc {
                     decoder.set_locked_state(true);
                     decoder.set_state(gst::State::Ready)?;
                 }
+                self.audio.remove(&self.obj());
             }
             _ => {}
         }

@@ -2,10 +2,13 @@
 use gst::glib;
 use gst::prelude::*;
 
+mod audio;
 mod buffers;
+mod clocks;
 mod imp;
 mod session;
 mod stats;
+mod sync;
 mod worker;
 
 glib::wrapper! {

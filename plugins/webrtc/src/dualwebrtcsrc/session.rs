@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! [ webrtcbin -> rtcpiframefeedback -> rtph264depay ] -> decoder.sink_i
+//! [ webrtcbin -> rtpopusdepay -> opusdec ] -> audio
 //!   in webrtcbin: rtpsession -> rtprtxreceive -> rtpreddec -> rtpflexfecdec -> rtpssrcdemux
 //! ```
 
@@ -15,9 +16,13 @@ use gst::glib;
 use gst::prelude::*;
 use gst_webrtc::{WebRTCFECType, WebRTCPeerConnectionState, WebRTCRTPTransceiver};
 
+use super::DualWebRtcSrc;
+use super::audio;
 use super::buffers::{Buffers, Choice};
+use super::clocks::{Clocks, Ids};
 use super::imp::CAT;
 use super::stats::Shared;
+use super::sync::Kind;
 use crate::fec::{self, Agreed};
 use crate::peer::{Activity, Peer, Post};
 use crate::properties::Settings;
@@ -106,6 +111,7 @@ pub struct Session {
     /// When FEC packets are looked for next, and how many there were.
     fec_look: Option<(Instant, u64)>,
     offered: Offered,
+    pub clocks: Clocks,
     created: Instant,
     latency: Duration,
     buffers: Buffers,
@@ -119,7 +125,7 @@ impl Session {
         serial: u64,
         settings: &Settings,
         choice: Choice,
-        decoder: &gst::Element,
+        (src, decoder): (&DualWebRtcSrc, &gst::Element),
         shared: &Arc<Shared>,
         post: Post,
     ) -> Result<Self, gst::ErrorMessage> {
@@ -128,7 +134,20 @@ impl Session {
         let buffers = Buffers::default();
         // No two elements of the process have the same name and address.
         let group = format!("{}-{:p}-{serial}", decoder.path_string(), decoder.as_ptr());
-        buffers.serve(peer.webrtcbin(), choice, group);
+        let offered = Offered::default();
+        let sections = offered.clone();
+        let in_group = move |ssrc: u32| {
+            let sections = sections.lock().unwrap();
+            sections.iter().any(|m| m.video && m.ssrcs.contains(&ssrc))
+        };
+        buffers.serve(peer.webrtcbin(), choice, group, in_group, |_, _| {});
+        let clocks = Clocks::default();
+        let reports = clocks.clone();
+        peer.watch_rtcp(move |packet| {
+            for report in rtp::sender_reports(packet) {
+                reports.on_report(&report);
+            }
+        });
         let bin = gst::Bin::with_name(&format!("session-{serial}"));
         bin.add(peer.webrtcbin())
             .map_err(|err| gst::error_msg!(gst::CoreError::Failed, ["{err}"]))?;
@@ -143,7 +162,8 @@ impl Session {
             fec_decoder: None,
             fec: Agreed::None,
             fec_look: None,
-            offered: Arc::default(),
+            offered,
+            clocks,
             created: Instant::now(),
             latency: Duration::from_millis(choice.latency.into()),
             buffers,
@@ -154,7 +174,7 @@ impl Session {
             session.fec_decoder = Some(splice_decoder(session.peer.webrtcbin())?);
         }
         session.prefer(settings.fec);
-        session.take_streams(decoder, shared);
+        session.take_streams(src, decoder, shared);
         Ok(session)
     }
 
@@ -174,6 +194,12 @@ impl Session {
                     }
                     transceiver
                         .set_property("codec-preferences", rtp::answer_caps(&media.extensions));
+                } else if media.audio && !media.opus.is_empty() {
+                    transceiver.set_property("do-nack", media.nack);
+                    transceiver.set_property(
+                        "codec-preferences",
+                        rtp::audio_answer_caps(&media.extensions, media.nack),
+                    );
                 }
                 None
             });
@@ -181,10 +207,12 @@ impl Session {
 
     /// Links what comes out of webrtcbin, in its own thread: data follows
     /// at once.
-    fn take_streams(&self, decoder: &gst::Element, shared: &Arc<Shared>) {
+    fn take_streams(&self, src: &DualWebRtcSrc, decoder: &gst::Element, shared: &Arc<Shared>) {
         let streams = Streams {
             bin: self.bin.downgrade(),
+            src: src.downgrade(),
             decoder: decoder.downgrade(),
+            clocks: self.clocks.clone(),
             offered: self.offered.clone(),
             shared: shared.clone(),
             activity: self.peer.activity().clone(),
@@ -410,7 +438,9 @@ fn splice_behind(
 
 struct Streams {
     bin: glib::WeakRef<gst::Bin>,
+    src: glib::WeakRef<DualWebRtcSrc>,
     decoder: glib::WeakRef<gst::Element>,
+    clocks: Clocks,
     offered: Offered,
     shared: Arc<Shared>,
     activity: Arc<Activity>,
@@ -419,16 +449,22 @@ struct Streams {
 }
 
 impl Streams {
-    /// Which of the two streams a pad is: H.264 sections in their order.
-    fn index(&self, pad: &gst::Pad) -> Result<usize, String> {
+    /// The media section of a pad, and which one it is.
+    fn section(&self, pad: &gst::Pad) -> Result<(usize, sdp::Media), String> {
         let transceiver: Option<WebRTCRTPTransceiver> = pad.property("transceiver");
         let mline = transceiver
             .and_then(|t| usize::try_from(t.mlineindex()).ok())
             .ok_or("it has no media section")?;
+        let media = self.offered.lock().unwrap().get(mline).cloned();
+        Ok((mline, media.ok_or("it was not offered")?))
+    }
+
+    /// Which of the two streams a pad is: H.264 sections in their order.
+    fn index(&self, mline: usize) -> Result<usize, String> {
         let offered = self.offered.lock().unwrap();
         let is_h264 = |m: &sdp::Media| m.video && !m.h264.is_empty();
         if !offered.get(mline).is_some_and(is_h264) {
-            return Err("it is not H.264".into());
+            return Err("it is neither H.264 nor Opus".into());
         }
         let index = offered[..mline].iter().filter(|m| is_h264(m)).count();
         if index < STREAMS {
@@ -439,10 +475,83 @@ impl Streams {
     }
 
     fn take(&self, pad: &gst::Pad) -> Result<(), String> {
+        let (mline, media) = self.section(pad)?;
+        let is_audio = media.audio && !media.opus.is_empty();
+        if is_audio {
+            self.take_audio(pad)?;
+        } else {
+            self.take_video(pad, self.index(mline)?)?;
+        }
+        let kind = if is_audio { Kind::Audio } else { Kind::Video };
+        self.watch(pad, kind, Ids::of(&media.extensions));
+        Ok(())
+    }
+
+    fn take_audio(&self, pad: &gst::Pad) -> Result<(), String> {
+        let (Some(bin), Some(src)) = (self.bin.upgrade(), self.src.upgrade()) else {
+            return Err("the session is over".into());
+        };
+        let [entry, decoder, out] = audio::chain(&bin, &src)?;
+        let broken = |err: glib::BoolError| err.to_string();
+        let ghost = gst::GhostPad::builder_with_target(&out)
+            .map_err(broken)?
+            .name(audio::PAD)
+            .build();
+        ghost.set_active(true).map_err(broken)?;
+        bin.add_pad(&ghost).map_err(broken)?;
+        src.take_audio(ghost.upcast_ref(), &decoder)?;
+        pad.link(&entry).map(drop).map_err(|err| err.to_string())
+    }
+
+    /// Counts what comes out of a pad, and learns its times of capture.
+    fn watch(&self, pad: &gst::Pad, kind: Kind, ids: Ids) {
+        let ssrc = pad
+            .current_caps()
+            .and_then(|caps| caps.structure(0)?.get::<u32>("ssrc").ok());
+        if let Some(ssrc) = ssrc {
+            let clock_rate = match kind {
+                Kind::Video => rtp::VIDEO_CLOCK_RATE,
+                Kind::Audio => rtp::AUDIO_CLOCK_RATE,
+            };
+            self.clocks
+                .add(ssrc, kind, clock_rate, self.buffers.of(ssrc).as_ref());
+        }
+        let (activity, media, clocks) = (
+            self.activity.clone(),
+            self.media.clone(),
+            self.clocks.clone(),
+        );
+        pad.add_probe(
+            gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST,
+            move |_, info| {
+                activity.touch();
+                media.any.store(true, Ordering::Relaxed);
+                let now = Instant::now();
+                let mut source = None;
+                let mut packet = |packet: &gst::BufferRef| {
+                    source = rtp::source(packet).or(source);
+                    clocks.on_packet(now, packet, ids);
+                };
+                match &info.data {
+                    Some(gst::PadProbeData::Buffer(buffer)) => packet(buffer),
+                    Some(gst::PadProbeData::BufferList(list)) => {
+                        list.iter().for_each(&mut packet);
+                    }
+                    _ => {}
+                }
+                // Audio does not say that the pictures are at their end.
+                if let Some(ssrc) = source.filter(|_| kind == Kind::Video) {
+                    media.last_source.store(ssrc, Ordering::Relaxed);
+                }
+                gst::PadProbeReturn::Ok
+            },
+        );
+    }
+
+    fn take_video(&self, pad: &gst::Pad, index: usize) -> Result<(), String> {
         let (Some(bin), Some(decoder)) = (self.bin.upgrade(), self.decoder.upgrade()) else {
             return Err("the session is over".into());
         };
-        let index = self.index(pad)?;
         let sink = decoder
             .static_pad(&format!("sink_{index}"))
             .filter(|sink| !sink.is_linked())
@@ -473,23 +582,6 @@ impl Streams {
             .static_pad("sink")
             .ok_or("rtcpiframefeedback has no pad sink")?;
         pad.link(&entry).map_err(|err| err.to_string())?;
-        let (activity, media) = (self.activity.clone(), self.media.clone());
-        pad.add_probe(
-            gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST,
-            move |_, info| {
-                activity.touch();
-                media.any.store(true, Ordering::Relaxed);
-                let packet = match &info.data {
-                    Some(gst::PadProbeData::Buffer(buffer)) => Some(buffer.as_ref()),
-                    Some(gst::PadProbeData::BufferList(list)) => list.get(0),
-                    _ => None,
-                };
-                if let Some(ssrc) = packet.and_then(rtp::source) {
-                    media.last_source.store(ssrc, Ordering::Relaxed);
-                }
-                gst::PadProbeReturn::Ok
-            },
-        );
         let buffer = pad
             .current_caps()
             .and_then(|caps| caps.structure(0)?.get::<u32>("ssrc").ok())

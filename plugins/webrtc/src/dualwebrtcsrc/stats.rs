@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use gst::glib;
 
+use super::clocks::Clocks;
 use crate::fec::Agreed;
 
 #[derive(Clone, Debug, Default)]
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub sessions: u64,
     /// Index, rtcpiframefeedback, jitter buffer.
     pub streams: Vec<(usize, gst::Element, glib::WeakRef<gst::Element>)>,
+    /// Of the session.
+    pub clocks: Option<Clocks>,
     pub fec: Agreed,
     pub fec_decoder: Option<gst::Element>,
 }

@@ -380,7 +380,7 @@ impl Worker {
             serial,
             &self.settings,
             self.buffers,
-            &self.decoder,
+            (&src, &self.decoder),
             &self.shared,
             Arc::new(move |event| {
                 // Fails only when the worker is gone.
@@ -406,10 +406,12 @@ impl Worker {
                 self.decoder.sync_state_with_parent()
             })
             .and_then(|()| session.bin.sync_state_with_parent());
+        let clocks = session.clocks.clone();
         self.session = Some(session);
         self.shared.update(|s| {
             s.sessions += 1;
             s.producer = producer.to_owned();
+            s.clocks = Some(clocks);
         });
         if let Err(err) = started {
             gst::element_error!(src, gst::CoreError::StateChange, ["{err}"]);
@@ -497,6 +499,7 @@ impl Worker {
                 pad.send_event(gst::event::Eos::new());
             }
         }
+        src.push_audio_eos();
         self.ending = Some(now + END_TIMEOUT);
     }
 
@@ -505,6 +508,7 @@ impl Worker {
         session.bin.set_locked_state(true);
         let _ = session.bin.set_state(gst::State::Null);
         session.bin.unlink(&self.decoder);
+        src.leave_audio();
         if let Err(err) = src.remove(&session.bin) {
             gst::warning!(CAT, obj = src, "{err}");
         }
@@ -512,6 +516,7 @@ impl Worker {
             s.streams.clear();
             s.producer.clear();
             s.fec_decoder = None;
+            s.clocks = None;
         });
     }
 

@@ -245,7 +245,8 @@ mod tests {
                     let _ = parsed.by_sender();
                     let mut out = [0; LONG];
                     assert_eq!(parsed.write(&mut out), Some(length));
-                    assert_eq!(out[..length], data, "what was read can be written");
+                    let again = AbsCaptureTime::parse(&out[..length]);
+                    assert_eq!(again, Some(parsed), "what was read can be written");
                 }
             }
         }

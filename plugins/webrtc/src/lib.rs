@@ -9,6 +9,7 @@
 use gst::glib;
 
 mod capture_time;
+mod clock_exchange;
 mod dualwebrtcsink;
 mod dualwebrtcsrc;
 mod fec;

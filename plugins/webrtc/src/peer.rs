@@ -10,6 +10,8 @@ use gst::glib;
 use gst::prelude::*;
 use gst_webrtc::{WebRTCPeerConnectionState, WebRTCSDPType, WebRTCSessionDescription};
 
+use crate::capture_time::NtpTime;
+use crate::clock_exchange::{self, Request};
 use crate::properties::Settings;
 use crate::repair::Repair;
 use crate::{requirements, rtp};
@@ -29,6 +31,8 @@ pub enum Event {
     Connection(WebRTCPeerConnectionState),
     /// The first RTCP packet came in: both ways are open.
     FirstRtcp,
+    /// The peer asks for our time.
+    ClockRequest(Request),
     /// The peer ended these sources: because it ends, or because they are
     /// idle.
     Bye(Vec<u32>),
@@ -271,6 +275,23 @@ impl Peer {
         self.send_rtcp(rtp::receiver_report);
     }
 
+    /// Asks the peer for its time; `asked` is told of ours in the request.
+    pub fn send_clock_request(&self, asked: impl FnOnce(NtpTime)) {
+        self.send_rtcp(|own| {
+            // Before the answer can come.
+            let now = NtpTime::now().unwrap_or(NtpTime::from_nanos(0));
+            asked(now);
+            clock_exchange::request(own, now)
+        });
+    }
+
+    pub fn answer_clock_request(&self, request: Request) {
+        self.send_rtcp(|own| {
+            let now = NtpTime::now().unwrap_or(request.came);
+            request.reply(own, now)
+        });
+    }
+
     pub fn send_bye(&self, sources: &[u32]) {
         self.send_rtcp(|own| rtp::bye(own, sources));
     }
@@ -345,16 +366,28 @@ fn prepare_session(element: &gst::Element, role: Role, post: &Post, activity: &A
         internal.set_property("twcc-feedback-interval", FEEDBACK_INTERVAL);
     }
     let (first, post, seen) = (AtomicBool::new(true), post.clone(), activity.clone());
+    let answered = Mutex::new(None::<Instant>);
     internal.connect("on-receiving-rtcp", false, move |values| {
         seen.touch();
         if first.swap(false, Ordering::Relaxed) {
             post(Event::FirstRtcp);
         }
-        let ended = values
+        let compound = values
             .get(1)
             .and_then(|value| value.get::<gst::Buffer>().ok())
-            .and_then(|buffer| Some(rtp::ended_sources(buffer.map_readable().ok()?.as_slice())))
-            .unwrap_or_default();
+            .and_then(|buffer| buffer.into_mapped_buffer_readable().ok());
+        let compound = compound.as_deref().unwrap_or_default();
+        let request = NtpTime::now().and_then(|now| clock_exchange::parse_request(compound, now));
+        if let Some(request) = request.filter(|_| role == Role::Sender) {
+            let now = Instant::now();
+            let mut answered = answered.lock().unwrap();
+            let is_soon = answered.is_some_and(|at| now - at < clock_exchange::LEAST_INTERVAL);
+            if !is_soon {
+                *answered = Some(now);
+                post(Event::ClockRequest(request));
+            }
+        }
+        let ended = rtp::ended_sources(compound);
         if !ended.is_empty() {
             post(Event::Bye(ended));
         }

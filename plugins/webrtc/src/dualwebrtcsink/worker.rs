@@ -337,6 +337,11 @@ impl Worker {
             }
             peer::Event::Connection(state) => session.on_connection(now, state),
             peer::Event::FirstRtcp => session.on_first_rtcp(),
+            peer::Event::ClockRequest(request) if session.phase == Phase::Running => {
+                session.peer.answer_clock_request(request);
+            }
+            // Before that, sending might wait for the connection.
+            peer::Event::ClockRequest(_) => {}
             // The receiver has no sources of its own.
             peer::Event::Bye(_) => {}
         }

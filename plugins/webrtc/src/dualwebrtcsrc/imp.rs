@@ -55,6 +55,7 @@
  * | `fec` | string | what was agreed with the producer: none, ulpfec or flexfec-03 |
  * | `fec-decoder` | structure | statistics of #rtpflexfecdec, while there is FlexFEC |
  * | `decoder` | structure | statistics of the decoder |
+ * | `latency` | structure | where the time of pictures goes: docs/latency.md |
  * | `lip-sync` | structure | `audio-offset`, `video-offset` (int64): by how much each waits for the other, in ns; `difference` (int64): how much later pictures are stamped than sound without that, if known |
  * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
  * | `jitterbuffer-0`, `jitterbuffer-1` | structure | statistics of the jitter buffer of each stream |
@@ -74,6 +75,7 @@ use gstrswebrtc::signaller::{Signallable, Signaller, WebRTCSignallerRole};
 use super::audio::{self, Output};
 use super::buffers::{Choice, JitterBuffer};
 use super::stats::Shared;
+use super::trace::Trace;
 use super::worker::{Command, Setup, Worker};
 use crate::dualwebrtcsink::{add_stats, signaller_clash};
 use crate::properties::Settings;
@@ -119,6 +121,7 @@ pub struct DualWebRtcSrc {
     shared: Arc<Shared>,
     decoder: OnceLock<gst::Element>,
     audio: Output,
+    trace: Trace,
     srcpad: gst::GhostPad,
 }
 
@@ -210,6 +213,7 @@ impl DualWebRtcSrc {
             buffers,
             eos_on_end,
             shared: self.shared.clone(),
+            trace: self.trace.clone(),
             link,
             sender: sender.clone(),
         });
@@ -235,6 +239,31 @@ impl DualWebRtcSrc {
             gst::error!(CAT, imp = self, "the worker thread panicked");
         }
         drop(running.server);
+    }
+
+    /// Notes when pictures are decoded and shown, and tells each second.
+    fn watch_pictures(&self) {
+        let (trace, weak) = (self.trace.clone(), self.downgrade());
+        self.srcpad
+            .add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                if let Some(report) = info.buffer().and_then(|b| trace.on_decoded(b))
+                    && let Some(imp) = weak.upgrade()
+                {
+                    let obj = imp.obj();
+                    // Nobody listens outside of a pipeline.
+                    let _ =
+                        obj.post_message(gst::message::Element::builder(report).src(&*obj).build());
+                }
+                gst::PadProbeReturn::Ok
+            });
+        let trace = self.trace.clone();
+        self.srcpad
+            .add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
+                if let Some(event) = info.event() {
+                    trace.on_upstream(event);
+                }
+                gst::PadProbeReturn::Ok
+            });
     }
 
     /// The serial of the session that an object belongs to.
@@ -287,6 +316,7 @@ impl DualWebRtcSrc {
         if let Some(decoder) = &snapshot.fec_decoder {
             add_stats(&mut stats, "fec-decoder", decoder);
         }
+        stats.set("latency", self.trace.structure());
         if let Some(clocks) = &snapshot.clocks {
             stats.set("lip-sync", clocks.structure());
         }
@@ -315,6 +345,7 @@ impl ObjectSubclass for DualWebRtcSrc {
             shared: Arc::default(),
             decoder: OnceLock::new(),
             audio: Output::default(),
+            trace: Trace::default(),
             srcpad: gst::GhostPad::builder_from_template(&template)
                 .query_function(|pad, parent, query| {
                     Self::catch_panic_pad_function(parent, || false, |src| src.query(pad, query))
@@ -446,6 +477,7 @@ impl ObjectImpl for DualWebRtcSrc {
             Err(err) => gst::warning!(CAT, imp = self, "{err:?}"),
         }
         obj.add_pad(&self.srcpad).expect("a new element");
+        self.watch_pictures();
     }
 }
 

@@ -9,6 +9,7 @@ mod imp;
 mod session;
 mod stats;
 mod sync;
+mod trace;
 mod worker;
 
 glib::wrapper! {
@@ -18,6 +19,7 @@ glib::wrapper! {
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    trace::register_meta();
     gst::Element::register(
         Some(plugin),
         "dualwebrtcsrc",

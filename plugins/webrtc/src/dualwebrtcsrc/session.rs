@@ -23,6 +23,7 @@ use super::clocks::{Clocks, Ids};
 use super::imp::CAT;
 use super::stats::Shared;
 use super::sync::Kind;
+use super::trace::Trace;
 use crate::fec::{self, Agreed};
 use crate::peer::{Activity, Peer, Post};
 use crate::properties::Settings;
@@ -41,6 +42,8 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 const MAX_REPORTS: u32 = 40;
 /// FEC packets that came since this long say that there is FEC.
 const FEC_INTERVAL: Duration = Duration::from_millis(500);
+/// Between exchanges of time with the sender.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 /// What the jitter buffers hold when the producer says BYE gets this much
 /// more time than their latency.
 const DRAIN_MARGIN: Duration = Duration::from_millis(100);
@@ -112,6 +115,9 @@ pub struct Session {
     fec_look: Option<(Instant, u64)>,
     offered: Offered,
     pub clocks: Clocks,
+    trace: Trace,
+    /// When the sender is next asked for its time.
+    ask_clock: Instant,
     created: Instant,
     latency: Duration,
     buffers: Buffers,
@@ -126,7 +132,7 @@ impl Session {
         settings: &Settings,
         choice: Choice,
         (src, decoder): (&DualWebRtcSrc, &gst::Element),
-        shared: &Arc<Shared>,
+        (shared, trace): (&Arc<Shared>, &Trace),
         post: Post,
     ) -> Result<Self, gst::ErrorMessage> {
         let peer = Peer::new(crate::peer::Role::Receiver, settings, post)?;
@@ -140,10 +146,13 @@ impl Session {
             let sections = sections.lock().unwrap();
             sections.iter().any(|m| m.video && m.ssrcs.contains(&ssrc))
         };
-        buffers.serve(peer.webrtcbin(), choice, group, in_group, |_, _| {});
+        trace.restart();
+        let made = watch_arrivals(trace, &offered);
+        buffers.serve(peer.webrtcbin(), choice, group, in_group, made);
         let clocks = Clocks::default();
-        let reports = clocks.clone();
+        let (reports, exchange) = (clocks.clone(), trace.clone());
         peer.watch_rtcp(move |packet| {
+            exchange.on_rtcp(packet);
             for report in rtp::sender_reports(packet) {
                 reports.on_report(&report);
             }
@@ -164,6 +173,8 @@ impl Session {
             fec_look: None,
             offered,
             clocks,
+            trace: trace.clone(),
+            ask_clock: Instant::now(),
             created: Instant::now(),
             latency: Duration::from_millis(choice.latency.into()),
             buffers,
@@ -213,6 +224,7 @@ impl Session {
             src: src.downgrade(),
             decoder: decoder.downgrade(),
             clocks: self.clocks.clone(),
+            trace: self.trace.clone(),
             offered: self.offered.clone(),
             shared: shared.clone(),
             activity: self.peer.activity().clone(),
@@ -280,6 +292,19 @@ impl Session {
                 .unwrap_or_default();
             self.peer.repair().set_fec(count != before);
             self.fec_look = Some((now + FEC_INTERVAL, count));
+        }
+    }
+
+    pub fn clock_deadline(&self) -> Option<Instant> {
+        (self.phase == Phase::Running).then_some(self.ask_clock)
+    }
+
+    /// Asks the sender for its time now and then.
+    pub fn poll_clock(&mut self, now: Instant) {
+        if self.clock_deadline().is_some_and(|at| now >= at) {
+            self.ask_clock = now + CLOCK_INTERVAL;
+            let trace = self.trace.clone();
+            self.peer.send_clock_request(|time| trace.asked(time));
         }
     }
 
@@ -436,11 +461,42 @@ fn splice_behind(
     decoder.sync_state_with_parent()
 }
 
+/// Notes when packets of video come to their jitter buffers.
+fn watch_arrivals(trace: &Trace, offered: &Offered) -> impl Fn(u32, &gst::Element) + use<> {
+    let (trace, offered) = (trace.clone(), offered.clone());
+    move |ssrc, buffer| {
+        let ids = {
+            let offered = offered.lock().unwrap();
+            if offered.iter().any(|m| m.audio && m.ssrcs.contains(&ssrc)) {
+                return;
+            }
+            let video = offered.iter().find(|m| m.video);
+            video.map_or(Ids::default(), |m| Ids::of(&m.extensions))
+        };
+        let Some(pad) = buffer.static_pad("sink") else {
+            return;
+        };
+        let trace = trace.clone();
+        let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+        pad.add_probe(kinds, move |_, info| {
+            match &info.data {
+                Some(gst::PadProbeData::Buffer(buffer)) => trace.on_arrival(buffer, ids),
+                Some(gst::PadProbeData::BufferList(list)) => {
+                    list.iter().for_each(|buffer| trace.on_arrival(buffer, ids));
+                }
+                _ => {}
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+}
+
 struct Streams {
     bin: glib::WeakRef<gst::Bin>,
     src: glib::WeakRef<DualWebRtcSrc>,
     decoder: glib::WeakRef<gst::Element>,
     clocks: Clocks,
+    trace: Trace,
     offered: Offered,
     shared: Arc<Shared>,
     activity: Arc<Activity>,
@@ -516,10 +572,11 @@ impl Streams {
             self.clocks
                 .add(ssrc, kind, clock_rate, self.buffers.of(ssrc).as_ref());
         }
-        let (activity, media, clocks) = (
+        let (activity, media, clocks, trace) = (
             self.activity.clone(),
             self.media.clone(),
             self.clocks.clone(),
+            self.trace.clone(),
         );
         pad.add_probe(
             gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST,
@@ -530,6 +587,9 @@ impl Streams {
                 let mut source = None;
                 let mut packet = |packet: &gst::BufferRef| {
                     source = rtp::source(packet).or(source);
+                    if kind == Kind::Video {
+                        trace.on_left(packet);
+                    }
                     clocks.on_packet(now, packet, ids);
                 };
                 match &info.data {
@@ -568,6 +628,10 @@ impl Streams {
         let out = depay
             .static_pad("src")
             .ok_or("rtph264depay has no pad src")?;
+        let ssrc = pad
+            .current_caps()
+            .and_then(|caps| caps.structure(0)?.get::<u32>("ssrc").ok());
+        self.trace.mark(&out, ssrc, &self.clocks);
         let ghost = gst::GhostPad::builder_with_target(&out)
             .map_err(broken)?
             .name(format!("src_{index}"))
@@ -582,10 +646,7 @@ impl Streams {
             .static_pad("sink")
             .ok_or("rtcpiframefeedback has no pad sink")?;
         pad.link(&entry).map_err(|err| err.to_string())?;
-        let buffer = pad
-            .current_caps()
-            .and_then(|caps| caps.structure(0)?.get::<u32>("ssrc").ok())
-            .and_then(|ssrc| self.buffers.of(ssrc));
+        let buffer = ssrc.and_then(|ssrc| self.buffers.of(ssrc));
         let weak = glib::WeakRef::new();
         weak.set(buffer.as_ref());
         self.shared

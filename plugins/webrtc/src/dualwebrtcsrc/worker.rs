@@ -15,6 +15,7 @@ use super::buffers::Choice;
 use super::imp::CAT;
 use super::session::{Due, Phase, Session};
 use super::stats::Shared;
+use super::trace::Trace;
 use crate::properties::Settings;
 use crate::signalling::{self, Change, Link};
 use crate::{fec, peer, sdp};
@@ -58,6 +59,7 @@ pub struct Worker {
     pub buffers: Choice,
     pub eos_on_end: bool,
     pub shared: Arc<Shared>,
+    pub trace: Trace,
     pub link: Link,
     pub sender: Sender<Command>,
     session: Option<Session>,
@@ -80,6 +82,7 @@ pub struct Setup {
     pub buffers: Choice,
     pub eos_on_end: bool,
     pub shared: Arc<Shared>,
+    pub trace: Trace,
     pub link: Link,
     pub sender: Sender<Command>,
 }
@@ -93,6 +96,7 @@ impl Worker {
             buffers,
             eos_on_end,
             shared,
+            trace,
             link,
             sender,
         } = setup;
@@ -103,6 +107,7 @@ impl Worker {
             buffers,
             eos_on_end,
             shared,
+            trace,
             link,
             sender,
             session: None,
@@ -165,6 +170,7 @@ impl Worker {
             self.link.deadline(),
             self.session.as_ref().map(Session::deadline),
             self.session.as_ref().and_then(Session::fec_deadline),
+            self.session.as_ref().and_then(Session::clock_deadline),
             wanting,
             self.ending,
         ]
@@ -201,6 +207,7 @@ impl Worker {
         }
         if let Some(session) = &mut self.session {
             session.poll_fec(now);
+            session.poll_clock(now);
         }
         match self.session.as_mut().map(|session| session.poll(now)) {
             Some(Due::Nothing) => {}
@@ -381,7 +388,7 @@ impl Worker {
             &self.settings,
             self.buffers,
             (&src, &self.decoder),
-            &self.shared,
+            (&self.shared, &self.trace),
             Arc::new(move |event| {
                 // Fails only when the worker is gone.
                 let _ = sender.send(Command::Peer(serial, event));
@@ -454,7 +461,8 @@ impl Worker {
                 self.link.send_candidate(&session.id, mline, &candidate);
             }
             peer::Event::Connection(state) => session.on_connection(now, state),
-            peer::Event::FirstRtcp => {}
+            // Senders ask nothing.
+            peer::Event::FirstRtcp | peer::Event::ClockRequest(_) => {}
             peer::Event::Bye(sources) => {
                 if session.on_bye(now, &sources)
                     && let Some(src) = self.src.upgrade()

@@ -210,7 +210,7 @@ fn notes(page: &mut String) -> std::fmt::Result {
     writeln!(
         page,
         "<h2>What the figures mean</h2>\n<ul class=\"small\">\n\
-         <li>Latency: the wall clock is stamped on the picture when it enters the encoder's gate in <code>dualwebrtcsink</code>, travels with it in the RTP header extension ntp-64, and is compared with the wall clock of the same machine when the picture leaves <code>dualh264dec</code> towards a sink that does not synchronise. Drawing on a screen comes on top.</li>\n\
+         <li>Latency: its time stamp by the wall clock is put on the picture at the encoder's gate in <code>dualwebrtcsink</code>, travels with it in the RTP header extension abs-capture-time, and is compared with the wall clock of the same machine when the picture leaves <code>dualh264dec</code> towards a sink that does not synchronise. Drawing on a screen comes on top.</li>\n\
          <li>Freeze: the gap between two shown pictures is more than {FREEZE_MS:.0} ms longer than the gap between their captures.</li>\n\
          <li>PSNR: 10 log10(255² / mean squared error) over the luma of one frame, at most 100 dB; the mean is that of the frames' values in dB.</li>\n\
          <li>Percentiles are nearest rank. Coded video counts both streams, without RTP and repair.</li>\n\

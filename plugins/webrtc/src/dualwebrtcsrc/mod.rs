@@ -8,6 +8,7 @@ mod clocks;
 mod imp;
 mod session;
 mod stats;
+mod streams;
 mod sync;
 mod trace;
 mod worker;

@@ -166,8 +166,8 @@ pub fn audio_offer_caps(ssrc: u32, frame_ms: u32) -> gst::Caps {
     // RFC 7587 section 6.1: what we like to receive, and may send.
     s.set("minptime", frame_ms.max(3).to_string());
     s.set("useinbandfec", "1");
-    s.set("sprop-stereo", "1");
     s.set("stereo", "1");
+    // No sprop-stereo: webrtcbin would hold the payloader to it, mono or not.
     caps
 }
 

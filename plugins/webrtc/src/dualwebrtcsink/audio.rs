@@ -372,7 +372,10 @@ impl AudioInput {
         for element in self.elements() {
             element.set_locked_state(true);
             let _ = element.set_state(gst::State::Null);
-            if let Err(err) = bin.remove(element) {
+            // The bin lets go of its children before its pads.
+            if element.parent().as_ref() == Some(bin.upcast_ref())
+                && let Err(err) = bin.remove(element)
+            {
                 gst::warning!(super::imp::CAT, obj = bin, "{err}");
             }
         }

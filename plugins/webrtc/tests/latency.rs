@@ -33,7 +33,6 @@ fn the_parts_of_a_call_are_told_and_add_up() {
     let receiver = receiver.play();
     wait_for("150 pictures", || seen.count() >= 150);
     let stats: gst::Structure = receiver.stats("src").get("latency").unwrap();
-    eprintln!("{stats}");
     assert_eq!(stats.get::<&str>("clock"), Ok("rtcp"), "{stats}");
     let offset = stats.get::<i64>("clock-offset").unwrap();
     let error = stats.get::<u64>("clock-error").unwrap();

@@ -40,7 +40,6 @@ const SETTLE: usize = 4;
 #[track_caller]
 fn assert_in_step(recorder: &Recorder, what: &str) {
     let skews = recorder.skews();
-    eprintln!("{what}: {skews:.1?}");
     let late = &skews[SETTLE.min(skews.len())..];
     assert!(late.len() >= 4, "{what}: {skews:?}");
     for skew in late {
@@ -238,7 +237,6 @@ fn a_foreign_receiver_keeps_our_sound_in_step() {
     // rtpbin puts it right with the sender reports, some 5 s apart.
     wait_seconds(&recorder, 20);
     let late = recorder.skews().split_off(12);
-    eprintln!("ours to webrtcsrc: {late:.1?}");
     let mut real: Vec<f64> = late.iter().map(|skew| skew.stamp).collect();
     real.sort_by(f64::total_cmp);
     assert!(real[real.len() / 2].abs() <= BOUND_MS, "{late:?}");
@@ -266,9 +264,7 @@ fn sound_of_a_foreign_sender_is_kept_in_step() {
     let foreign = foreign.play();
     let _feeder = Feeder::start(&foreign);
     wait_seconds(&recorder, 20);
-    eprintln!("{:?}", receiver.stats("src").value("lip-sync"));
     let late = recorder.skews().split_off(10);
-    eprintln!("webrtcsink to ours: {late:.1?}");
     let mut real: Vec<f64> = late.iter().map(|skew| skew.stamp).collect();
     real.sort_by(f64::total_cmp);
     assert!(real[real.len() / 2].abs() <= BOUND_MS, "{late:?}");
@@ -278,6 +274,7 @@ fn sound_of_a_foreign_sender_is_kept_in_step() {
 /// `cargo test -p gst-plugin-dualwebrtc --test lipsync -- --ignored --nocapture`
 #[test]
 #[ignore = "takes five minutes"]
+#[allow(clippy::print_stderr)] // the figures are what it is run for
 fn sound_and_pictures_do_not_drift_apart_in_five_minutes() {
     let (sender, _receiver, recorder) = run("", 30, 300);
     let stamps = |skews: &[Skew]| {

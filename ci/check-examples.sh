@@ -13,8 +13,11 @@ LIMIT=${LIMIT:-40}
 # Counts what the receiver shows; works without a display.
 COUNTING_SINK="progressreport do-query=false format=buffers update-freq=1 ! fakesink"
 export COUNTING_SINK
+# The same for sound.
+COUNTING_SPEAKER="progressreport name=sound do-query=false format=buffers update-freq=1 ! fakesink"
 
 frames() { sed -n 's/^progressreport.*: \([0-9]*\) buffers.*/\1/p' "$1" | tail -n 1; }
+sounds() { sed -n 's/^sound .*: \([0-9]*\) buffers.*/\1/p' "$1" | tail -n 1; }
 running() { kill -0 "$1" 2>/dev/null; }
 complaints() { grep -nE 'ERROR|CRITICAL|\(gst-launch-1.0:[0-9]+\).*WARNING|no element|no property|could not link|erroneous pipeline' "$@"; }
 
@@ -30,12 +33,13 @@ end() {
     return 1
 }
 
-# Runs one pair; prints what is wrong.
+# Runs one pair; prints what is wrong. A third word tells runs of one pair apart.
 pair() {
-    local name=$1 port=$2 send=$logs/example-$1-sender.log receive=$logs/example-$1-receiver.log
-    local sender receiver shown=0 wrong=0
+    local name=$1 port=$2 label=$1${3+-$3}
+    local send=$logs/example-$label-sender.log receive=$logs/example-$label-receiver.log
+    local sender receiver shown=0 heard='' wrong=0
     start_sender() { PORT=$port "./gst-launch-examples/$name-sender.sh" >"$send" 2>&1 </dev/null & sender=$!; }
-    start_receiver() { PORT=$port SINK=$COUNTING_SINK "./gst-launch-examples/$name-receiver.sh" >"$receive" 2>&1 </dev/null & receiver=$!; }
+    start_receiver() { PORT=$port SINK=$COUNTING_SINK SPEAKER=$COUNTING_SPEAKER "./gst-launch-examples/$name-receiver.sh" >"$receive" 2>&1 </dev/null & receiver=$!; }
     start_sender
     sleep 1
     start_receiver
@@ -49,12 +53,16 @@ pair() {
     # A peer that goes away first is no fault of the one that is asked next.
     complaints "$send" "$receive" && wrong=1
     [ "${shown:-0}" -ge "$FRAMES" ] || { echo "$name: ${shown:-0} frames shown in $LIMIT s, $FRAMES wanted"; wrong=1; }
+    if grep -q SPEAKER "gst-launch-examples/$name-receiver.sh"; then
+        heard=$(sounds "$receive")
+        [ "${heard:-0}" -gt 0 ] || { echo "$name: no sound in $LIMIT s"; wrong=1; }
+    fi
     end "$receiver" || { echo "$name: receiver, see $receive"; wrong=1; }
     end "$sender" || { echo "$name: sender, see $send"; wrong=1; }
     if [ $wrong = 1 ]; then
         tail -n 20 "$send" "$receive"
     else
-        echo "$name: $shown frames shown"
+        echo "$label: $shown frames shown${heard:+, $heard of sound}"
     fi
     return $wrong
 }
@@ -68,6 +76,10 @@ for script in gst-launch-examples/*.sh; do
             [ -x "gst-launch-examples/$name-receiver.sh" ] || { echo "$name has no receiver"; status=1; continue; }
             pair "$name" "$port" || status=1
             port=$((port + 20)) count=$((count + 1))
+            if [ "$name" = srt ]; then
+                AUDIO=aac pair "$name" "$port" aac || status=1
+                port=$((port + 20)) count=$((count + 1))
+            fi
             ;;
         *-receiver) [ -x "${script%-receiver.sh}-sender.sh" ] || { echo "$name has no sender"; status=1; } ;;
         *) echo "$name is neither a sender nor a receiver: nobody runs it"; status=1 ;;

@@ -30,11 +30,12 @@ gstreamer1.0-plugins-ugly
 gstreamer1.0-libav
 gstreamer1.0-nice
 iproute2
+iputils-ping
 "
 # The same by what they bring, for systems without dpkg.
-PROGRAMS="cc pkg-config python3 meson ninja gst-inspect-1.0"
+PROGRAMS="cc ping pkg-config python3 meson ninja gst-inspect-1.0"
 LIBRARIES="gstreamer-1.0 gstreamer-check-1.0 gstreamer-app-1.0 gstreamer-video-1.0 gstreamer-rtp-1.0 gstreamer-sdp-1.0 gstreamer-webrtc-1.0"
-ELEMENTS="videotestsrc appsink rtph264pay rtpbin webrtcbin dtlssrtpenc nicesrc x264enc openh264enc avdec_h264 openh264dec h264parse qtdemux mp4mux decodebin"
+ELEMENTS="videotestsrc appsink rtph264pay rtpbin webrtcbin dtlssrtpenc nicesrc x264enc openh264enc opusenc avenc_aac srtsink mpegtsmux avdec_h264 openh264dec h264parse qtdemux mp4mux decodebin"
 
 say() { echo "install-deps: $*" >&2; }
 fail() { say "$*"; exit 1; }

@@ -75,6 +75,13 @@ impl Trace {
         self.lock().captured.insert(number, Instant::now());
     }
 
+    /// A picture may come by both streams; the first one is shown.
+    fn decoded(&self, number: Number, tag: Tag, now: Instant) {
+        let mut times = self.lock();
+        times.decoded.entry(number).or_insert((tag, now));
+        times.decoded_tags.insert(tag);
+    }
+
     pub fn first_shown(&self) -> Option<Instant> {
         self.lock().first_shown
     }
@@ -302,16 +309,16 @@ pub fn watch_receiver(pipeline: &gst::Pipeline, trace: &Trace) -> Result<()> {
             on_packets(&src, &added, |t| &mut t.released);
         }
     });
-    let decoder = child(pipeline, "decoder")?;
-    let src = decoder.static_pad("src").context("dualh264dec's src")?;
-    on_buffer(&src, trace, |trace, pad, buffer| {
-        let now = Instant::now();
-        if let (Some(number), Some(tag)) = (number_on(pad, buffer), tag_of(buffer)) {
-            let mut times = trace.lock();
-            times.decoded.entry(number).or_insert((tag, now));
-            times.decoded_tags.insert(tag);
-        }
-    });
+    // Behind it a picture may wait for the sink, which shows the one before.
+    let join = child(pipeline, "join")?;
+    for pad in join.sink_pads() {
+        on_buffer(&pad, trace, |trace, pad, buffer| {
+            let now = Instant::now();
+            if let (Some(number), Some(tag)) = (number_on(pad, buffer), tag_of(buffer)) {
+                trace.decoded(number, tag, now);
+            }
+        });
+    }
     watch_screen(pipeline, trace)
 }
 

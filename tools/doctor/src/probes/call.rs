@@ -79,7 +79,11 @@ const PARTS: [PartOf; 7] = [
         f.released
     }),
     ("decode", "to decoded", |f| f.decoded),
-    ("render", "to the sink having it to show", |f| f.shown),
+    (
+        "render",
+        "to the sink having it to show, at its time",
+        |f| f.shown,
+    ),
 ];
 
 pub fn run(task: &Task) -> Result<Outcome> {

@@ -40,8 +40,8 @@ impl Task {
         let secs = match self {
             // The first start may build GStreamer's registry.
             Self::Inventory => 60,
-            Self::Encoder(task) => 10 + 4 * u64::from(task.frames) / FPS,
-            Self::Decoder(task) => 10 + 4 * u64::from(task.frames) / FPS,
+            Self::Encoder(task) => 20 + 4 * u64::from(task.frames) / FPS,
+            Self::Decoder(task) => 20 + 4 * u64::from(task.frames) / FPS,
             Self::Opus | Self::Srtp => 15,
             Self::Srt | Self::Session => 25,
             Self::Call(task) => 40 + 2 * u64::from(task.seconds),

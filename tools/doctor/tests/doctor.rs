@@ -169,10 +169,14 @@ fn assert_call(call: &Value) {
     assert_works(call);
     let outcome = &call["outcome"];
     assert_eq!(outcome["encoder"], "x264enc");
-    let (captured, shown) = (&outcome["pictures_captured"], &outcome["pictures_shown"]);
-    assert!(captured.as_u64() > Some(40), "{outcome:#}");
-    // Some may be dropped on a machine that is busy.
-    assert!(shown.as_u64() > Some(30), "{outcome:#}");
+    // Two seconds are 60 pictures; a machine that is busy draws fewer, and may
+    // drop some.
+    let count = |field: &str| outcome[field].as_u64().expect("a number");
+    let (captured, shown) = (count("pictures_captured"), count("pictures_shown"));
+    let followed = outcome["total"]["frames"].as_u64().expect("a number");
+    assert!((15..=75).contains(&captured), "{outcome:#}");
+    assert!(shown <= captured && shown * 2 >= captured, "{outcome:#}");
+    assert!(followed <= shown && followed >= 10, "{outcome:#}");
     let p50 = |part: &Value| part["p50_ms"].as_f64().expect("a time");
     let parts = outcome["parts"].as_array().expect("parts");
     let names: Vec<&str> = parts.iter().filter_map(|p| p["name"].as_str()).collect();
@@ -187,7 +191,7 @@ fn assert_call(call: &Value) {
     ];
     assert_eq!(names, wanted);
     let total = p50(&outcome["total"]);
-    assert!((5.0..1000.0).contains(&total), "{outcome:#}");
+    assert!((5.0..3000.0).contains(&total), "{outcome:#}");
     for part in parts {
         assert!(p50(&part["time"]) <= total, "{part:#} of {total}");
     }

@@ -151,7 +151,8 @@ fn film(
             );
         }
         let picture = gst::Buffer::from_mut_slice(scene.i420(n));
-        std::thread::sleep((begin + FRAME * n as u32).saturating_duration_since(now));
+        let due = begin + FRAME * n as u32;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
         trace.captured(n as u16);
         if camera.push_buffer(picture).is_err() {
             both[0].check()?;

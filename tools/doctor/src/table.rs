@@ -235,6 +235,13 @@ fn call(out: &mut String, call: &Call) {
         o.total_at_once,
         "the same to decoded: a sink that does not wait",
     );
+    if let Some(told) = o.told.get("total") {
+        let row = format!(
+            "{:<20} {:>7.1} {:>7.1} {:>7}   in the stats of dualwebrtcsrc",
+            "total as told", told.p50_ms, told.p95_ms, "-"
+        );
+        let _ = writeln!(out, "{row}");
+    }
     if let Some(latency) = o.pipeline_latency_ms {
         let note = format!(
             "At the end the sink waited for {latency:.0} ms after the time stamp: {:.0} ms of the \

@@ -192,6 +192,9 @@ fn assert_call(call: &Value) {
     assert_eq!(names, wanted);
     let total = p50(&outcome["total"]);
     assert!((5.0..3000.0).contains(&total), "{outcome:#}");
+    // Measured in another way, and with the first two seconds.
+    let told = p50(&outcome["told"]["total"]) / total;
+    assert!((0.3..3.0).contains(&told), "{told} times: {outcome:#}");
     for part in parts {
         assert!(p50(&part["time"]) <= total, "{part:#} of {total}");
     }

@@ -4,6 +4,7 @@
 //! passes each of them. A picture is known by the bar code in it, from the
 //! moment it is drawn to the moment a sink has it to show.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -52,10 +53,19 @@ pub struct Outcome {
     /// Drawn to decoded: the total of a sink that does not wait (sync=false).
     pub total_at_once: Spread,
     pub parts: Vec<Part>,
+    /// What `dualwebrtcsrc` tells of the same call (docs/latency.md).
+    pub told: BTreeMap<String, Told>,
     /// What the sink waits for, after the picture's timestamp, at the end ...
     pub pipeline_latency_ms: Option<f64>,
     /// ... of which this is the sink's own `processing-deadline`.
     pub sink_deadline_ms: f64,
+}
+
+/// In ms, of the last 10 s.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Told {
+    pub p50_ms: f64,
+    pub p95_ms: f64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -204,8 +214,30 @@ fn outcome(
         total,
         total_at_once: Spread::of(at_once).unwrap_or(total),
         parts,
+        told: told(&receiver.0),
         sink_deadline_ms: sink_deadline(&receiver.0),
         pipeline_latency_ms: answered.then(|| latency.result().1.nseconds() as f64 / 1e6),
+    })
+}
+
+fn told(pipeline: &gst::Pipeline) -> BTreeMap<String, Told> {
+    let stats = pipeline
+        .by_name("src")
+        .and_then(|src| src.property::<Option<gst::Structure>>("stats"));
+    let latency = stats.and_then(|stats| stats.get::<gst::Structure>("latency").ok());
+    let part = |value: &gst::glib::SendValue| {
+        let part = value.get::<gst::Structure>().ok()?;
+        let ms = |field| Some(part.get::<u64>(field).ok()? as f64 / 1e6);
+        Some(Told {
+            p50_ms: ms("p50")?,
+            p95_ms: ms("p95")?,
+        })
+    };
+    latency.map_or_else(BTreeMap::new, |latency| {
+        latency
+            .iter()
+            .filter_map(|(name, value)| Some((name.to_string(), part(value)?)))
+            .collect()
     })
 }
 

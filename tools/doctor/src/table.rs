@@ -30,7 +30,9 @@ pub fn print(report: &Report) -> String {
         "something that a call needs is missing or broken"
     };
     let _ = writeln!(out, "\n{verdict}");
-    out
+    // Columns are padded, the last one too.
+    let lines = out.lines().map(str::trim_end);
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 fn pair(spread: Option<Spread>) -> String {

@@ -28,7 +28,7 @@ PLUGINS = {
     "gcc": ["rtpgcc", "rtpremb"],
     "jitterbuffer": ["rtpkalmanjitterbuffer"],
     "pacer": ["rtppacer"],
-    "dualwebrtc": ["dualwebrtcsink", "dualwebrtcsrc"],
+    "dualwebrtc": ["dualwebrtcsink", "dualwebrtcsrc", "rtphdrextabscapturetime"],
 }
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "plugins" / "inspect"

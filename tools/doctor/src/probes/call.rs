@@ -20,6 +20,9 @@ use crate::trace::{Frame, Trace, watch_receiver, watch_sender};
 
 const WIDTH: usize = 1280;
 const HEIGHT: usize = 720;
+/// Of the sink, in ns. The jitter buffer counts the time for decoding, and a
+/// copy is all that comes behind it.
+const PROCESSING_DEADLINE: u64 = 5_000_000;
 const BITRATE: u32 = 2_000_000;
 /// The rate climbs from its start, and threads get going.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -110,7 +113,8 @@ pub fn run(task: &Task) -> Result<Outcome> {
     ))?;
     let receiver = launch(&format!(
         "dualwebrtcsrc name=src signaller::uri=ws://127.0.0.1:{port} ! videoconvert \
-         ! video/x-raw,format=I420 ! appsink name=screen sync=true qos=true max-buffers=2 drop=true"
+         ! video/x-raw,format=I420 ! appsink name=screen sync=true qos=true max-buffers=2 drop=true \
+         processing-deadline={PROCESSING_DEADLINE}"
     ))?;
     let trace = Trace::default();
     watch_sender(&sender.0, &trace)?;

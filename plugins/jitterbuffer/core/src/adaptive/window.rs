@@ -95,7 +95,7 @@ impl Window {
         let transit = self.sorted.get(at)?;
         let next = at.checked_sub(1).and_then(|at| self.sorted.get(at));
         let step = next.map_or(0, |next| transit.saturating_sub(next));
-        Some(transit - ((allowed - from_top as f64) * step as f64) as i64)
+        Some(transit.saturating_sub(((allowed - from_top as f64) * step as f64) as i64))
     }
 }
 
@@ -121,6 +121,21 @@ mod tests {
         assert_eq!(window.smallest(), Some(0));
         assert_eq!(window.middle(), Some(49));
         assert_eq!(Window::new(LONGEST_SPAN, 1).exceeded_by(0.5), None);
+    }
+
+    #[test]
+    fn between_two_frames_it_is_between_their_transits() {
+        let mut window = Window::new(LONGEST_SPAN, 1);
+        for n in 0..9 {
+            window.push(Timestamp::from_millis(n), n as i64 * 100);
+        }
+        assert_eq!(window.exceeded_by(0.1), Some(800));
+        assert_eq!(window.exceeded_by(0.15), Some(750));
+        assert_eq!(window.exceeded_by(0.2), Some(700));
+        window.push(Timestamp::ZERO, i64::MIN);
+        window.push(Timestamp::ZERO, i64::MAX);
+        assert!(window.exceeded_by(0.12).is_some());
+        assert!(window.exceeded_by(0.95).is_some());
     }
 
     #[test]

@@ -45,7 +45,7 @@ struct Tail {
     timestamp: u32,
     /// When the packet before it came.
     last: Timestamp,
-    /// When most frames would have been whole.
+    /// Most frames would have been whole then.
     overdue: bool,
     /// When it is asked for next.
     due: Option<Timestamp>,
@@ -224,10 +224,10 @@ impl Requests {
         {
             let seconds = now.since(before.last).as_secs_f64();
             let [all, overdue] = &mut self.spacing;
-            for spacing in [Some(all), before.overdue.then_some(overdue)] {
-                spacing
-                    .into_iter()
-                    .for_each(|s| s.get_or_insert(Smoothed::first(seconds)).add(seconds));
+            let first = Smoothed::first(seconds);
+            all.get_or_insert(first).add(seconds);
+            if before.overdue {
+                overdue.get_or_insert(first).add(seconds);
             }
         }
         self.tail = None;

@@ -56,8 +56,8 @@ fn without_a_receiver_nothing_is_encoded_and_the_pipeline_runs() {
 }
 
 #[test]
-fn a_second_receiver_is_refused_and_the_first_goes_on() {
-    let sender = sender(LIVE, "").play();
+fn with_one_receiver_at_most_a_second_is_refused_and_the_first_goes_on() {
+    let sender = sender(LIVE, "max-receivers=1").play();
     let uri = uri(&sender, "sink");
     let first = receiver(&uri, "");
     let seen = first.watch("out");

@@ -3,8 +3,8 @@
 //! channels and encoded with little delay; Opus passes as it is.
 //!
 //! ```text
-//! audio -> audioconvert -> audioresample -> clocksync -> gate -> opusenc -> session
-//!       \------------ Opus ----------------> clocksync -> gate ----------> session
+//! audio -> audioconvert -> audioresample -> clocksync -> gate -> opusenc -> tee -> sessions
+//!       \------------ Opus ----------------> clocksync -> gate ----------> tee -> sessions
 //! ```
 
 use std::sync::{Arc, Mutex};
@@ -73,6 +73,8 @@ struct State {
     /// What comes in is Opus already.
     encoded: bool,
     linked: bool,
+    /// Pads of the tee, and the receivers behind them.
+    taps: Vec<(u64, gst::Pad)>,
     /// In force, and what is to be at the next buffer.
     applied: Option<Wanted>,
     wanted: Wanted,
@@ -84,6 +86,7 @@ pub struct AudioInput {
     pub gate: GateElement,
     pub encoder: gst::Element,
     pub ghost: gst::GhostPad,
+    tee: gst::Element,
     clocksync: gst::Element,
     resample: gst::Element,
     convert: gst::Element,
@@ -137,6 +140,8 @@ impl AudioInput {
         let convert = make("audioconvert", "audio-convert")?;
         let resample = make("audioresample", "audio-resample")?;
         let clocksync = make("clocksync", "audio-clocksync")?;
+        let tee = make("tee", "audio-tee")?;
+        tee.set_property("allow-not-linked", true);
         let mut formats = gst::Caps::builder("audio/x-raw")
             .field("rate", 48_000i32)
             .field("channels", gst::IntRange::new(1i32, 2))
@@ -144,7 +149,7 @@ impl AudioInput {
         formats.merge(opus_caps());
         let entry = pad(encoder, "sink")?;
         let gate = GateElement::new("audio-gate", formats, timeline, &clocksync, &entry);
-        bin.add_many([&convert, &resample, &clocksync, gate.upcast_ref()])
+        bin.add_many([&convert, &resample, &clocksync, gate.upcast_ref(), &tee])
             .map_err(broken)?;
         if encoder.parent().is_none() {
             // It runs with a session only.
@@ -159,6 +164,7 @@ impl AudioInput {
             gate,
             encoder: encoder.clone(),
             ghost,
+            tee,
             clocksync,
             resample,
             convert,
@@ -199,7 +205,8 @@ impl AudioInput {
             gate: self.gate.downgrade(),
             encoder: self.encoder.downgrade(),
             ghost: self.ghost.downgrade(),
-            parts: [&self.clocksync, &self.resample, &self.convert].map(|e| e.downgrade()),
+            parts: [&self.clocksync, &self.resample, &self.convert, &self.tee]
+                .map(|e| e.downgrade()),
             rate: self.rate.clone(),
             state: self.state.clone(),
             links: self.links.clone(),
@@ -256,43 +263,83 @@ impl AudioInput {
     }
 
     /// Lets sound go to the session's pad.
-    pub fn start(&self, sink: &gst::Element, session: &gst::Bin) -> Result<(), glib::BoolError> {
+    pub fn start(
+        &self,
+        sink: &gst::Element,
+        id: u64,
+        session: &gst::Bin,
+    ) -> Result<(), glib::BoolError> {
         let links = self.links.lock().unwrap();
-        let encoded = {
+        let tap = self
+            .tee
+            .request_pad_simple("src_%u")
+            .ok_or_else(|| glib::bool_error!("{} gives no pad", self.tee.name()))?;
+        let is_first = {
             let mut state = self.state.lock().unwrap();
-            state.linked = true;
-            state.applied = Some(self.rate.initial());
-            state.wanted = self.rate.initial();
-            state.encoded
+            state.taps.push((id, tap.clone()));
+            !std::mem::replace(&mut state.linked, true)
         };
-        if encoded {
-            self.rate.reset(GUESS, 20);
-            self.gate.link_pads(Some("src"), session, Some(PAD))?;
-        } else {
-            if let Some(base_time) = sink.base_time() {
-                self.encoder.set_base_time(base_time);
-            }
-            self.rate
-                .initial()
-                .set(&self.encoder, self.rate.may_change_kind());
-            self.encoder.link_pads(Some("src"), session, Some(PAD))?;
-            self.encoder.set_locked_state(false);
-            self.encoder.sync_state_with_parent()?;
-            self.gate.link(&self.encoder)?;
+        let entry = session
+            .static_pad(PAD)
+            .ok_or_else(|| glib::bool_error!("{} has no pad {PAD}", session.name()))?;
+        tap.link(&entry).map_err(|err| glib::bool_error!("{err}"))?;
+        if is_first {
+            self.start_encoding(sink)?;
         }
         drop(links);
         self.gate.set_mode(Mode::Pass);
         Ok(())
     }
 
-    /// After the session's bin has stopped.
-    pub fn stop(&self, session: &gst::Bin) {
+    fn start_encoding(&self, sink: &gst::Element) -> Result<(), glib::BoolError> {
+        let encoded = {
+            let mut state = self.state.lock().unwrap();
+            state.applied = Some(self.rate.initial());
+            state.wanted = self.rate.initial();
+            state.encoded
+        };
+        if encoded {
+            self.rate.reset(GUESS, 20);
+            return self.gate.link_pads(Some("src"), &self.tee, Some("sink"));
+        }
+        if let Some(base_time) = sink.base_time() {
+            self.encoder.set_base_time(base_time);
+        }
+        self.rate
+            .initial()
+            .set(&self.encoder, self.rate.may_change_kind());
+        self.encoder
+            .link_pads(Some("src"), &self.tee, Some("sink"))?;
+        self.encoder.set_locked_state(false);
+        self.encoder.sync_state_with_parent()?;
+        self.gate.link(&self.encoder)
+    }
+
+    /// Before a session's bin stops: what it refuses from here on does not come
+    /// back to the others.
+    pub fn leave(&self, id: u64) {
         let _links = self.links.lock().unwrap();
+        let tap = {
+            let mut state = self.state.lock().unwrap();
+            let at = state.taps.iter().position(|(tapped, _)| *tapped == id);
+            at.map(|at| state.taps.swap_remove(at).1)
+        };
+        if let Some(tap) = tap {
+            self.tee.release_request_pad(&tap);
+        }
+    }
+
+    /// After the last session's bin has stopped.
+    pub fn stop(&self) {
+        let _links = self.links.lock().unwrap();
+        if !self.state.lock().unwrap().taps.is_empty() {
+            return;
+        }
         self.encoder.set_locked_state(true);
         let _ = self.encoder.set_state(gst::State::Ready);
         self.gate.unlink(&self.encoder);
-        self.gate.unlink(session);
-        self.encoder.unlink(session);
+        self.gate.unlink(&self.tee);
+        self.encoder.unlink(&self.tee);
         self.state.lock().unwrap().linked = false;
     }
 
@@ -345,9 +392,15 @@ impl AudioInput {
         Ok(())
     }
 
-    fn elements(&self) -> [&gst::Element; 4] {
+    fn elements(&self) -> [&gst::Element; 5] {
         let gate = self.gate.upcast_ref();
-        [gate, &self.clocksync, &self.resample, &self.convert]
+        [
+            &self.tee,
+            gate,
+            &self.clocksync,
+            &self.resample,
+            &self.convert,
+        ]
     }
 
     pub fn stats(&self) -> gst::Structure {
@@ -387,7 +440,7 @@ pub struct Weak {
     gate: glib::WeakRef<GateElement>,
     encoder: glib::WeakRef<gst::Element>,
     ghost: glib::WeakRef<gst::GhostPad>,
-    parts: [glib::WeakRef<gst::Element>; 3],
+    parts: [glib::WeakRef<gst::Element>; 4],
     rate: Arc<AudioRate>,
     state: Arc<Mutex<State>>,
     links: Arc<Mutex<()>>,
@@ -395,11 +448,12 @@ pub struct Weak {
 
 impl Weak {
     pub fn upgrade(&self) -> Option<AudioInput> {
-        let [clocksync, resample, convert] = &self.parts;
+        let [clocksync, resample, convert, tee] = &self.parts;
         Some(AudioInput {
             gate: self.gate.upgrade()?,
             encoder: self.encoder.upgrade()?,
             ghost: self.ghost.upgrade()?,
+            tee: tee.upgrade()?,
             clocksync: clocksync.upgrade()?,
             resample: resample.upgrade()?,
             convert: convert.upgrade()?,

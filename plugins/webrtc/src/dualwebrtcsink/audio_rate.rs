@@ -90,8 +90,16 @@ struct State {
     counted: Option<(Instant, u64)>,
     /// bit/s with all headers, measured.
     measured: Option<u64>,
-    /// There is audio in this session.
-    active: bool,
+    /// The receivers that take it, in the order in which they came.
+    clients: Vec<Client>,
+}
+
+/// A receiver of audio.
+#[derive(Debug)]
+struct Client {
+    id: u64,
+    /// Of its network: the target for all media, and the loss.
+    estimate: Option<(u64, f64)>,
 }
 
 /// Shared by the streaming threads and the network's.
@@ -110,7 +118,7 @@ impl Default for AudioRate {
             frame_ms: u64::from(settings.frame.ms()),
             counted: None,
             measured: None,
-            active: false,
+            clients: Vec::new(),
         }))
     }
 }
@@ -136,8 +144,20 @@ impl AudioRate {
         state.frame_ms = u64::from(frame_ms.max(1));
     }
 
-    pub fn set_active(&self, active: bool) {
-        self.0.lock().unwrap().active = active;
+    /// A receiver takes audio, or does not.
+    pub fn set_active(&self, id: u64, active: bool) {
+        let mut state = self.0.lock().unwrap();
+        let known = state.clients.iter().any(|client| client.id == id);
+        if active && !known {
+            state.clients.push(Client { id, estimate: None });
+        } else if !active {
+            state.clients.retain(|client| client.id != id);
+        }
+    }
+
+    /// Nobody takes it.
+    pub fn is_idle(&self) -> bool {
+        self.0.lock().unwrap().clients.is_empty()
     }
 
     /// Whether an encoder's `audio-type` is one that we gave it.
@@ -154,15 +174,33 @@ impl AudioRate {
         wanted(&self.0.lock().unwrap(), 0.0)
     }
 
-    /// What audio takes of the network, in bit/s.
+    /// What audio takes of the network of each receiver that takes it, in bit/s.
     pub fn share(&self) -> u64 {
         let state = self.0.lock().unwrap();
-        if state.active { share(&state) } else { 0 }
+        if state.clients.is_empty() {
+            0
+        } else {
+            share(&state)
+        }
     }
 
-    /// A packet of audio leaves, of this size.
-    pub fn on_packet(&self, now: Instant, bytes: usize) {
+    /// What audio takes of the network of this receiver, in bit/s.
+    pub fn share_of(&self, id: u64) -> u64 {
+        let state = self.0.lock().unwrap();
+        if state.clients.iter().any(|client| client.id == id) {
+            share(&state)
+        } else {
+            0
+        }
+    }
+
+    /// A packet of audio leaves for this receiver, of this size.
+    pub fn on_packet(&self, now: Instant, id: u64, bytes: usize) {
         let mut state = self.0.lock().unwrap();
+        // All get the same.
+        if state.clients.first().is_none_or(|first| first.id != id) {
+            return;
+        }
         // Headers are in it, but those of SRTP, UDP and IP.
         let bytes = bytes as u64 + 38;
         match state.counted {
@@ -181,13 +219,21 @@ impl AudioRate {
         }
     }
 
-    /// The network's target for all media, and its loss.
-    pub fn on_estimate(&self, now: Instant, target: u64, loss: Option<f64>) -> Wanted {
+    /// The target of a receiver's network for all media, and its loss. What all
+    /// of them bear is encoded.
+    pub fn on_estimate(&self, now: Instant, id: u64, target: u64, loss: Option<f64>) -> Wanted {
         let mut state = self.0.lock().unwrap();
         let loss = loss
             .filter(|l| l.is_finite())
             .unwrap_or(0.0)
             .clamp(0.0, 1.0);
+        if let Some(client) = state.clients.iter_mut().find(|client| client.id == id) {
+            client.estimate = Some((target, loss));
+        }
+        let estimates = state.clients.iter().filter_map(|client| client.estimate);
+        let (target, loss) = estimates.fold((target, loss), |(target, loss), (t, l)| {
+            (target.min(t), loss.max(l))
+        });
         update_fec(&mut state, now, loss);
         let configured = u64::from(state.settings.bitrate);
         let room = (target / LARGEST_PART).max(LEAST_BITRATE) / STEP * STEP;
@@ -242,22 +288,42 @@ mod tests {
     fn audio_takes_a_quarter_of_a_small_target_and_its_rate_of_a_large_one() {
         let rate = AudioRate::default();
         let now = Instant::now();
-        assert_eq!(rate.on_estimate(now, 2_000_000, None).bitrate, 128_000);
-        assert_eq!(rate.on_estimate(now, 400_000, None).bitrate, 96_000);
-        assert_eq!(rate.on_estimate(now, 50_000, None).bitrate, 24_000);
+        assert_eq!(rate.on_estimate(now, 1, 2_000_000, None).bitrate, 128_000);
+        assert_eq!(rate.on_estimate(now, 1, 400_000, None).bitrate, 96_000);
+        assert_eq!(rate.on_estimate(now, 1, 50_000, None).bitrate, 24_000);
         assert_eq!(rate.share(), 0, "no audio in this session");
-        rate.set_active(true);
+        rate.set_active(1, true);
         // 24 kbit/s and 100 packets/s of 66 bytes of headers.
         assert_eq!(rate.share(), 24_000 + 52_800);
     }
 
     #[test]
+    fn what_all_receivers_bear_is_encoded() {
+        let rate = AudioRate::default();
+        let now = Instant::now();
+        rate.set_active(1, true);
+        rate.set_active(2, true);
+        assert_eq!(rate.on_estimate(now, 2, 200_000, None).bitrate, 48_000);
+        assert_eq!(rate.on_estimate(now, 1, 2_000_000, None).bitrate, 48_000);
+        rate.set_active(2, false);
+        assert_eq!(rate.on_estimate(now, 1, 2_000_000, None).bitrate, 128_000);
+        assert_eq!(rate.share_of(2), 0);
+        assert!(rate.share_of(1) > 0);
+        assert!(!rate.is_idle());
+        rate.set_active(1, false);
+        assert!(rate.is_idle());
+    }
+
+    #[test]
     fn what_leaves_is_measured() {
         let rate = AudioRate::default();
-        rate.set_active(true);
+        rate.set_active(1, true);
         let start = Instant::now();
         for n in 0..=110 {
-            rate.on_packet(start + Duration::from_millis(10 * n), 188);
+            let now = start + Duration::from_millis(10 * n);
+            rate.on_packet(now, 1, 188);
+            // The same, to another receiver.
+            rate.on_packet(now, 2, 188);
         }
         let share = rate.share();
         assert!((178_000..184_000).contains(&share), "{share}");
@@ -268,7 +334,7 @@ mod tests {
         let rate = AudioRate::default();
         let start = Instant::now();
         let at =
-            |s: u64, loss| rate.on_estimate(start + Duration::from_secs(s), 1 << 21, Some(loss));
+            |s: u64, loss| rate.on_estimate(start + Duration::from_secs(s), 1, 1 << 21, Some(loss));
         assert!(!at(0, 0.03).has_fec);
         assert!(!at(0, 0.0).has_fec, "not for a moment's");
         assert!(!at(1, 0.03).has_fec);
@@ -295,7 +361,7 @@ mod tests {
             for s in 0..40 {
                 let loss = if s < 20 { 0.1 } else { 0.0 };
                 let now = start + Duration::from_secs(s);
-                assert_eq!(rate.on_estimate(now, 1 << 21, Some(loss)).has_fec, has);
+                assert_eq!(rate.on_estimate(now, 1, 1 << 21, Some(loss)).has_fec, has);
             }
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Congestion control: `rtppacer ! rtpgcc` in front of the RTP session, and
-//! the bitrate that the user gave the encoder as their upper limit. The FEC
-//! encoders stand before them and take their share of the estimate.
+//! Congestion control of one receiver: `rtppacer ! rtpgcc` in front of its RTP
+//! session. The FEC encoders stand before them and take their share of the
+//! estimate.
 //!
 //! ```text
 //! encoder <- payloader <- rtprtxsend <- [ FEC <- rtppacer <- rtpgcc ] <- rtpsession
@@ -14,6 +14,7 @@ use gst::glib;
 use gst::prelude::*;
 
 use super::fec::{Encoders, Protected};
+use super::rates::Rates;
 use crate::requirements::make;
 
 /// How the rate of the encoder follows the network.
@@ -31,109 +32,128 @@ pub enum CongestionControl {
     None,
 }
 
-/// Property of the encoder: its bitrate, estimates aside.
-const CONFIGURED: &str = "configured-bitrate";
-
+/// What was changed for a session.
 #[derive(Debug, Default)]
-struct Rates {
-    /// What the user gave the encoder.
-    ceiling: u32,
-    /// What it was given last, by the user or by us. An estimate may change its
-    /// bitrate between a change by the user and the word of it.
-    configured: u32,
-    /// The last estimate that went to the encoder, while there is a session.
-    estimate: Option<u64>,
-    /// Our value of the estimator's `max-bitrate`.
-    limit: Option<u32>,
-    /// What audio takes in this session, in bit/s.
-    audio: u32,
+struct Own {
     /// Our value of the pacer's `bitrate`.
     paced: Option<u64>,
     /// The user's value of the pacer's `priorities`, while ours is in force.
     priorities: Option<Option<gst::Structure>>,
+    /// The user's value of the estimator's `start-bitrate`, while ours is in
+    /// force.
+    start: Option<u32>,
 }
 
-/// The two elements are made once, so that they can be set up before a session
-/// and keep their properties from one to the next.
+/// Pacer and estimator of one receiver.
 #[derive(Clone)]
 pub struct Control {
     pub pacer: gst::Element,
     pub estimator: gst::Element,
-    encoder: gst::Element,
-    rates: Arc<Mutex<Rates>>,
+    /// Among the receivers.
+    id: u64,
+    rates: Rates,
+    own: Arc<Mutex<Own>>,
 }
 
 impl Control {
-    pub fn new(encoder: &gst::Element) -> Result<Self, gst::ErrorMessage> {
-        let control = Self {
+    pub fn new(id: u64, rates: &Rates) -> Result<Self, gst::ErrorMessage> {
+        Ok(Self {
             pacer: make("rtppacer", "pacer")?,
             estimator: make("rtpgcc", "estimator")?,
-            encoder: encoder.clone(),
-            rates: Arc::default(),
-        };
-        {
-            let mut rates = control.rates.lock().unwrap();
-            rates.configured = encoder.property(CONFIGURED);
-            rates.ceiling = rates.configured;
-        }
-        let (rates, estimator) = (control.rates.clone(), control.estimator.downgrade());
-        encoder.connect_notify(Some("bitrate"), move |encoder, _| {
-            if let Some(estimator) = estimator.upgrade() {
-                on_bitrate(&rates, encoder, &estimator);
-            }
-        });
-        Ok(control)
+            id,
+            rates: rates.clone(),
+            own: Arc::default(),
+        })
     }
 
-    /// Before the first packet, and with it the first estimate: the first key
-    /// frame must not have the size and the pace of the ceiling.
-    fn begin(&self) {
-        let start: u32 = self.estimator.property("start-bitrate");
-        let most: u32 = self.estimator.property("max-bitrate");
-        let (bitrate, audio) = {
-            let mut rates = self.rates.lock().unwrap();
-            let start = start
-                .saturating_sub(rates.audio)
-                .min(most)
-                .min(rates.ceiling);
-            let bitrate = within(&self.encoder, u64::from(start));
-            rates.estimate = Some(u64::from(start));
-            (bitrate, rates.audio)
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What the user has set of the other one, where that is changed for its
+    /// session.
+    pub fn take_settings(&self, other: &Self) {
+        let (bitrate, priorities, start) = {
+            let own = other.own.lock().unwrap();
+            (own.paced.is_some(), own.priorities.clone(), own.start)
         };
-        configure(&self.rates, &self.encoder, bitrate);
-        if self.pacer.property::<u64>("bitrate") == 0 {
-            let bitrate = u64::from(bitrate) + u64::from(audio);
-            self.rates.lock().unwrap().paced = Some(bitrate);
+        if !bitrate {
+            let bitrate: u64 = other.pacer.property("bitrate");
             self.pacer.set_property("bitrate", bitrate);
         }
+        let priorities = priorities.unwrap_or_else(|| other.pacer.property("priorities"));
+        self.pacer.set_property("priorities", priorities);
+        let start = start.unwrap_or_else(|| other.estimator.property("start-bitrate"));
+        self.estimator.set_property("start-bitrate", start);
+        if let Some(most) = self.rates.users_limit(other.id, &other.estimator) {
+            self.estimator.set_property("max-bitrate", most);
+        }
+    }
+
+    /// A session begins. `likely`: the rate at which an encoder runs that would
+    /// serve it beside others.
+    fn enter(&self, likely: Option<u32>) {
+        self.rates.enter(self.id, &self.estimator);
+        let start: u32 = self.estimator.property("start-bitrate");
+        if let Some(likely) = likely.filter(|bps| *bps > start) {
+            self.own.lock().unwrap().start = Some(start);
+            self.estimator.set_property("start-bitrate", likely);
+        }
+    }
+
+    /// This encoder serves the receiver, beside others or not. Before the first
+    /// packet, and with it the first estimate: the first key frame must not
+    /// have the size and the pace of the ceiling.
+    pub fn serve(&self, encoder: &gst::Element, audio: u32, beside_others: bool, feedback: bool) {
+        let start: u32 = self.estimator.property("start-bitrate");
+        let most: u32 = self.estimator.property("max-bitrate");
+        let start = start
+            .saturating_sub(audio)
+            .min(most)
+            .min(self.rates.ceiling());
+        let estimate = feedback.then_some(u64::from(start));
+        self.rates.serve(self.id, encoder, estimate, beside_others);
+        if feedback && self.pacer.property::<u64>("bitrate") == 0 {
+            let bitrate = u64::from(self.rates.configured(encoder)) + u64::from(audio);
+            self.own.lock().unwrap().paced = Some(bitrate);
+            self.pacer.set_property("bitrate", bitrate);
+        }
+    }
+
+    /// The others that its encoder serves give way to it from here on.
+    pub fn settle(&self) {
+        self.rates.settle(self.id);
     }
 
     /// Looks at the estimates that go to the encoder by this pad, before the
     /// encoder does.
     pub fn watch(&self, pad: &impl IsA<gst::Pad>) {
-        let rates = self.rates.clone();
+        let (rates, id) = (self.rates.clone(), self.id);
         pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
-            let target = info
-                .event()
-                .and_then(|event| event.structure())
+            let Some(gst::PadProbeData::Event(event)) = &mut info.data else {
+                return gst::PadProbeReturn::Ok;
+            };
+            let Some((mut s, target)) = event
+                .structure()
                 .filter(|s| s.has_name("application/x-network-estimate"))
-                .and_then(|s| s.get::<u64>("target-bitrate").ok());
-            if target.is_some() {
-                rates.lock().unwrap().estimate = target;
+                .and_then(|s| Some((s.to_owned(), s.get::<u64>("target-bitrate").ok()?)))
+            else {
+                return gst::PadProbeReturn::Ok;
+            };
+            let lowest = rates.on_estimate(id, target);
+            if lowest != target {
+                s.set("target-bitrate", lowest);
+                *event = gst::event::CustomUpstream::builder(s)
+                    .seqnum(event.seqnum())
+                    .build();
             }
             gst::PadProbeReturn::Ok
         });
     }
 
-    /// Audio takes this of what the network bears, in bit/s; tell before a
-    /// session begins.
+    /// Audio takes this of what the network bears, in bit/s.
     pub fn set_audio(&self, share: u64) {
-        self.rates.lock().unwrap().audio = u32::try_from(share).unwrap_or(u32::MAX);
-    }
-
-    /// The limit of the estimator is the encoder's bitrate and what audio takes.
-    pub fn follow(&self) {
-        follow(&self.rates, &self.estimator);
+        self.rates.set_audio(self.id, share);
     }
 
     /// Packets of this payload type are FEC to the pacer.
@@ -146,80 +166,26 @@ impl Control {
         if !ours.has_field(&field) {
             ours.set(field, "fec");
         }
-        self.rates.lock().unwrap().priorities.get_or_insert(users);
+        self.own.lock().unwrap().priorities.get_or_insert(users);
         self.pacer.set_property("priorities", ours);
     }
 
-    /// Encoder and pacer are as the user has set them.
-    fn restore(&self) {
-        let (ceiling, paced, priorities) = {
-            let mut rates = self.rates.lock().unwrap();
-            rates.estimate = None;
-            (rates.ceiling, rates.paced.take(), rates.priorities.take())
-        };
-        if let Some(priorities) = priorities {
+    /// Encoder, pacer and estimator are as the user has set them.
+    fn leave(&self) {
+        let own = std::mem::take(&mut *self.own.lock().unwrap());
+        if let Some(priorities) = own.priorities {
             self.pacer.set_property("priorities", priorities);
         }
-        if paced.is_some_and(|ours| self.pacer.property::<u64>("bitrate") == ours) {
+        if own
+            .paced
+            .is_some_and(|ours| self.pacer.property::<u64>("bitrate") == ours)
+        {
             self.pacer.set_property("bitrate", 0u64);
         }
-        if self.encoder.property::<u32>("bitrate") != ceiling {
-            configure(&self.rates, &self.encoder, ceiling);
+        if let Some(start) = own.start {
+            self.estimator.set_property("start-bitrate", start);
         }
-    }
-}
-
-/// What the encoder makes of a target.
-fn within(encoder: &gst::Element, bps: u64) -> u32 {
-    let [least, most]: [u32; 2] = ["min-bitrate", "max-bitrate"].map(|name| encoder.property(name));
-    let bps = u32::try_from(bps).unwrap_or(u32::MAX);
-    bps.min(most).max(least.min(most))
-}
-
-/// Gives the encoder a bitrate that is not the user's.
-fn configure(rates: &Mutex<Rates>, encoder: &gst::Element, bitrate: u32) {
-    rates.lock().unwrap().configured = bitrate;
-    encoder.set_property("bitrate", bitrate);
-}
-
-/// The encoder's bitrate has changed: by an estimate, on the thread that
-/// brought it, by us, or by the user.
-fn on_bitrate(rates: &Mutex<Rates>, encoder: &gst::Element, estimator: &gst::Element) {
-    let bitrate: u32 = encoder.property(CONFIGURED);
-    let estimate = {
-        let mut rates = rates.lock().unwrap();
-        if rates.configured == bitrate {
-            return;
-        }
-        (rates.configured, rates.ceiling) = (bitrate, bitrate);
-        rates.estimate.map(|bps| within(encoder, bps))
-    };
-    follow(rates, estimator);
-    // The network does not take more for that.
-    if let Some(estimate) = estimate
-        && estimate < bitrate
-    {
-        configure(rates, encoder, estimate);
-    }
-}
-
-fn follow(rates: &Mutex<Rates>, estimator: &gst::Element) {
-    let now: u32 = estimator.property("max-bitrate");
-    let untouched = estimator
-        .find_property("max-bitrate")
-        .is_some_and(|spec| spec.default_value().get() == Ok(now));
-    let limit = {
-        let mut rates = rates.lock().unwrap();
-        if !untouched && rates.limit != Some(now) {
-            // The user's own.
-            return;
-        }
-        let limit = rates.ceiling.saturating_add(rates.audio);
-        rates.limit = Some(limit);
-        limit
-    };
-    if limit != now {
-        estimator.set_property("max-bitrate", limit);
+        self.rates.leave(self.id);
     }
 }
 
@@ -237,6 +203,7 @@ impl AuxSender {
     pub fn new(
         fec: Option<Encoders>,
         control: Option<Control>,
+        likely: Option<u32>,
         webrtcbin: &gst::Element,
     ) -> Result<Option<Self>, glib::BoolError> {
         let mut chain = Vec::new();
@@ -246,7 +213,7 @@ impl AuxSender {
         }
         if let Some(control) = &control {
             control.estimator.set_property("expect-feedback", false);
-            control.follow();
+            control.enter(likely);
             chain.extend([control.pacer.clone(), control.estimator.clone()]);
         }
         let aux = Self {
@@ -288,9 +255,6 @@ impl AuxSender {
     pub fn set_feedback(&self, expected: bool) {
         if let Some(control) = &self.control {
             control.estimator.set_property("expect-feedback", expected);
-            if expected {
-                control.begin();
-            }
         }
     }
 
@@ -316,7 +280,7 @@ impl Drop for AuxSender {
             fec.idle();
         }
         if let Some(control) = &self.control {
-            control.restore();
+            control.leave();
         }
     }
 }

@@ -4,7 +4,7 @@
  * @title: dualwebrtcsink
  * @short_description: sends video over WebRTC as dual-stream H.264
  *
- * Takes raw video, encodes it with #dualh264enc and sends it to one receiver
+ * Takes raw video, encodes it with #dualh264enc and sends it to receivers
  * by WebRTC (ICE, DTLS-SRTP): the picture in one stream, key frames in the
  * background in the other. #dualwebrtcsrc receives it. A peer that does not
  * know dual stream, a browser for one, gets an ordinary single stream; see
@@ -15,10 +15,19 @@
  *   picture waits for the first receiver instead, so that a file is sent from
  *   its beginning.
  * - Pictures of a source that is not live are paced by their time stamps.
- * - One receiver is served at a time; a second one is refused, with a
- *   warning in the log, until the first has gone. It has gone when the
- *   signalling server says so, when the connection to that server is lost,
- *   or when nothing came from it for 10 s.
+ * - Up to #dualwebrtcsink:max-receivers receivers are served at a time, each
+ *   with a transport, a bandwidth estimate and FEC of its own; further ones are
+ *   refused, with a warning in the log. Receivers that take both streams share
+ *   an encoder (#dualwebrtcsink:encoder-sharing), which then runs at the lowest
+ *   of their estimates: one who comes is served by a key frame in the background,
+ *   and the others see nothing of it. A receiver whose network bears less than
+ *   0.7 of what the next one's bears for 3 s gets an encoder for itself; for that
+ *   its session is ended, and it asks for another one. A receiver that takes one
+ *   stream has its encoder for itself. Properties of the children apply to all
+ *   receivers, those that are there included.
+ * - A receiver has gone when the signalling server says so, when its transport
+ *   failed, or when nothing came from it for 10 s. A connection outlives that to
+ *   the signalling server.
  * - At end of stream the transport stays for 300 ms, for retransmissions;
  *   then the session is ended and end of stream is posted.
  * - The encoder's rate follows the network: #rtppacer and #rtpgcc stand in
@@ -93,6 +102,19 @@
  * | `fec-0`, `fec-1` | structure | statistics of #rtpflexfecenc for each stream, while there is FEC |
  * | `estimator`, `pacer` | structure | statistics of #rtpgcc and #rtppacer, while there is a session with them |
  * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
+ * | `receivers` | array of structures | all receivers, oldest first, see below |
+ *
+ * The fields about a session are those of the oldest one. Each structure in
+ * `receivers` has the fields `session`, `connection-state`, `dual`, `reason`,
+ * `fec`, `latency`, `fec-0`, `fec-1`, `estimator`, `pacer`, `feedback-0` and
+ * `feedback-1` of its own, and
+ *
+ * | field of a receiver | type | meaning |
+ * |---|---|---|
+ * | `id` | string | of the session, as the signalling server calls it |
+ * | `peer` | string | the receiver, as the signalling server calls it |
+ * | `encoder` | string | name of the child that encodes for it |
+ * | `encoder-stats` | structure | statistics of that encoder |
  *
  * | field of `audio` | type | meaning |
  * |---|---|---|
@@ -106,6 +128,7 @@
  * as those of the rswebrtc plugin: one process can use elements of one of the
  * two plugins, not of both.
  */
+use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, mpsc};
 use std::thread::JoinHandle;
 
@@ -116,13 +139,14 @@ use gstrswebrtc::signaller::{Signallable, Signaller, WebRTCSignallerRole};
 
 use super::audio::{self, AudioInput};
 use super::audio_rate::{AudioRate, FecMode};
-use super::control::{CongestionControl, Control};
-use super::fec::Encoders;
+use super::branch::Branch;
+use super::control::CongestionControl;
 use super::gate::{EosHandler, GateElement, Mode};
-use super::stats::Shared;
+use super::kit::Kit;
+use super::rates::Rates;
+use super::stats::{Receiver, Shared, add_stats};
 use super::timeline::Timeline;
-use super::trace::Trace;
-use super::worker::{Command, Worker};
+use super::worker::{Command, EncoderSharing, Worker};
 use crate::fec::Agreed;
 use crate::properties::Settings;
 use crate::requirements;
@@ -151,9 +175,11 @@ const OWN_CHILDREN: [&str; 6] = [
 struct Parts {
     clocksync: gst::Element,
     gate: GateElement,
+    /// Gives the pictures to the encoders.
+    tee: gst::Element,
     encoder: gst::Element,
-    control: Control,
-    fec: Encoders,
+    rates: Rates,
+    kit: Kit,
     /// None where the plugin is missing.
     audio_encoder: Option<gst::Element>,
     timeline: Timeline,
@@ -166,12 +192,26 @@ struct Running {
     server: Option<SignallingServer>,
 }
 
-#[derive(Default)]
 struct SinkSettings {
     common: Settings,
     wait_for_receiver: bool,
     congestion_control: CongestionControl,
+    max_receivers: u32,
+    encoder_sharing: EncoderSharing,
     audio: audio::Settings,
+}
+
+impl Default for SinkSettings {
+    fn default() -> Self {
+        Self {
+            common: Settings::default(),
+            wait_for_receiver: false,
+            congestion_control: CongestionControl::default(),
+            max_receivers: 16,
+            encoder_sharing: EncoderSharing::default(),
+            audio: audio::Settings::default(),
+        }
+    }
 }
 
 pub struct DualWebRtcSink {
@@ -183,7 +223,6 @@ pub struct DualWebRtcSink {
     /// While there is a pad for it.
     audio: Arc<Mutex<Option<AudioInput>>>,
     audio_rate: Arc<AudioRate>,
-    trace: Trace,
     sinkpad: gst::GhostPad,
 }
 
@@ -194,6 +233,8 @@ impl DualWebRtcSink {
         let convert = requirements::make("videoconvert", "convert")?;
         let clocksync = requirements::make("clocksync", "clocksync")?;
         let encoder = requirements::make("dualh264enc", "encoder")?;
+        let tee = requirements::make("tee", "tee")?;
+        tee.set_property("allow-not-linked", true);
         let broken = |err: glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
         let pad = |element: &gst::Element, name: &str| {
             element.static_pad(name).ok_or_else(|| {
@@ -211,19 +252,21 @@ impl DualWebRtcSink {
         let entry = pad(&encoder, "sink")?;
         let gate = GateElement::new("gate", formats, &timeline, &clocksync, &entry);
         let obj = self.obj();
-        obj.add_many([&convert, &clocksync, gate.upcast_ref(), &encoder])
+        obj.add_many([&convert, &clocksync, gate.upcast_ref(), &tee, &encoder])
             .map_err(broken)?;
-        gst::Element::link_many([&convert, &clocksync, gate.upcast_ref()]).map_err(broken)?;
+        gst::Element::link_many([&convert, &clocksync, gate.upcast_ref(), &tee]).map_err(broken)?;
         self.sinkpad
             .set_target(Some(&pad(&convert, "sink")?))
             .map_err(broken)?;
         // It runs with a session only.
         encoder.set_locked_state(true);
+        let rates = Rates::new(&encoder);
         Ok(Parts {
             clocksync,
             gate,
-            control: Control::new(&encoder)?,
-            fec: Encoders::new()?,
+            tee,
+            kit: Kit::new(&rates)?,
+            rates,
             audio_encoder: AudioInput::encoder().ok(),
             encoder,
             timeline,
@@ -305,12 +348,14 @@ impl DualWebRtcSink {
     }
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let (common, control, audio_settings) = {
+        let (common, control, audio_settings, max_receivers, sharing) = {
             let settings = self.settings.lock().unwrap();
             (
                 settings.common.clone(),
                 settings.congestion_control,
                 settings.audio,
+                settings.max_receivers,
+                settings.encoder_sharing,
             )
         };
         let (Some(parts), Some(signaller)) = (self.parts.get(), common.signaller.clone()) else {
@@ -329,27 +374,30 @@ impl DualWebRtcSink {
         }
         let worker = Worker {
             sink: self.obj().downgrade(),
-            encoder: parts.encoder.clone(),
-            control: (control == CongestionControl::Gcc).then(|| parts.control.clone()),
-            fec: common
-                .fec
-                .sends(control == CongestionControl::Gcc)
-                .then(|| parts.fec.clone()),
+            tee: parts.tee.clone(),
+            branches: vec![Branch::first(&parts.encoder)],
+            rates: parts.rates.clone(),
+            kit: parts.kit.clone(),
+            has_control: control == CongestionControl::Gcc,
+            has_fec: common.fec.sends(control == CongestionControl::Gcc),
+            sharing,
+            max_receivers: usize::try_from(max_receivers).unwrap_or(usize::MAX),
             gate: parts.gate.clone(),
             audio: self.audio.clone(),
             audio_rate: self.audio_rate.clone(),
             audio_settings,
             timeline: parts.timeline.clone(),
-            trace: self.trace.clone(),
             settings: common,
             shared: self.shared.clone(),
             link,
             sender: sender.clone(),
-            session: None,
+            sessions: Vec::new(),
             serial: 0,
-            user_mode: None,
             pending_eos: None,
             warned: false,
+            slow: VecDeque::new(),
+            slow_look: None,
+            slow_since: None,
         };
         let thread = std::thread::Builder::new()
             .name("dualwebrtcsink".into())
@@ -381,57 +429,69 @@ impl DualWebRtcSink {
         }
     }
 
-    /// The serial of the session that an object belongs to.
-    fn session_of(&self, object: &gst::Object) -> Option<u64> {
+    /// The serial of the session, or of the encoder made for one, that an object
+    /// belongs to.
+    fn owner_of(&self, object: &gst::Object) -> Option<Owner> {
         let mut child = object.clone();
         loop {
             let parent = child.parent()?;
             if &parent == self.obj().upcast_ref::<gst::Object>() {
-                return child.name().strip_prefix("session-")?.parse().ok();
+                break;
             }
             child = parent;
         }
+        let name = child.name();
+        let serial = |prefix: &str| name.strip_prefix(prefix)?.parse().ok();
+        serial("session-")
+            .map(Owner::Session)
+            .or_else(|| serial("encoder-").map(Owner::Encoder))
     }
 
     fn stats(&self) -> gst::Structure {
         let snapshot = self.shared.snapshot();
         let gate = self.parts.get().map(|p| p.gate.stats()).unwrap_or_default();
         let mut stats = gst::Structure::builder("application/x-dualwebrtcsink-stats")
-            .field("session", snapshot.session)
-            .field("connection-state", snapshot.connection)
+            .field("session", "none")
+            .field("connection-state", "none")
             .field("signalling", snapshot.signalling)
-            .field("dual", snapshot.dual)
-            .field("reason", &snapshot.reason)
-            .field("fec", snapshot.fec.nick())
+            .field("dual", false)
+            .field("reason", "no receiver")
+            .field("fec", Agreed::None.nick())
             .field("sessions", snapshot.sessions)
             .field("refused", snapshot.refused)
             .field("pictures-encoded", gate.passed)
             .field("pictures-dropped", gate.dropped)
             .field("waiting", gate.holding)
-            .field("latency", self.trace.structure())
             .build();
         if let Some(audio) = &*self.audio.lock().unwrap() {
             stats.set("audio", audio.stats());
         }
         if let Some(parts) = self.parts.get() {
+            stats.set("latency", parts.kit.trace.structure());
             add_stats(&mut stats, "encoder", &parts.encoder);
         }
-        if let Some(parts) = self.parts.get().filter(|_| snapshot.control) {
-            add_stats(&mut stats, "estimator", &parts.control.estimator);
-            add_stats(&mut stats, "pacer", &parts.control.pacer);
+        if let Some(first) = snapshot.receivers.first() {
+            first.add_to(&mut stats);
         }
-        let encoders = self
-            .parts
-            .get()
-            .filter(|_| snapshot.fec != Agreed::None)
-            .map(|parts| parts.fec.elements().as_slice());
-        for (index, encoder) in encoders.into_iter().flatten().enumerate() {
-            add_stats(&mut stats, &format!("fec-{index}"), encoder);
-        }
-        for (index, feedback) in snapshot.feedback.iter().enumerate() {
-            add_stats(&mut stats, &format!("feedback-{index}"), feedback);
-        }
+        let receivers = snapshot.receivers.iter().map(Receiver::structure);
+        stats.set("receivers", gst::Array::new(receivers));
         stats
+    }
+}
+
+/// Whose failure is not that of the whole element.
+#[derive(Clone, Copy)]
+enum Owner {
+    Session(u64),
+    Encoder(u64),
+}
+
+impl Owner {
+    fn failed(self, text: String) -> Command {
+        match self {
+            Self::Session(serial) => Command::Failed(serial, text),
+            Self::Encoder(serial) => Command::EncoderFailed(serial, text),
+        }
     }
 }
 
@@ -456,16 +516,6 @@ pub fn signaller_clash() -> gst::ErrorMessage {
     )
 }
 
-/// The element's `stats` property as a field, if it has one.
-pub fn add_stats(stats: &mut gst::Structure, field: &str, element: &gst::Element) {
-    let is_structure = element
-        .find_property("stats")
-        .is_some_and(|spec| spec.value_type() == gst::Structure::static_type());
-    if is_structure && let Some(inner) = element.property::<Option<gst::Structure>>("stats") {
-        stats.set(field, inner);
-    }
-}
-
 #[glib::object_subclass]
 impl ObjectSubclass for DualWebRtcSink {
     const NAME: &'static str = "GstDualWebRtcSink";
@@ -482,7 +532,6 @@ impl ObjectSubclass for DualWebRtcSink {
             parts: OnceLock::new(),
             audio: Arc::default(),
             audio_rate: Arc::default(),
-            trace: Trace::default(),
             sinkpad: gst::GhostPad::builder_from_template(&template).build(),
         }
     }
@@ -502,6 +551,19 @@ impl ObjectImpl for DualWebRtcSink {
                 glib::ParamSpecEnum::builder::<CongestionControl>("congestion-control")
                     .nick("Congestion Control")
                     .blurb("How the encoder's rate follows the network; the encoder's bitrate is the upper limit")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-receivers")
+                    .nick("Maximum Receivers")
+                    .blurb("Receivers that are served at a time; further ones are refused")
+                    .minimum(1)
+                    .maximum(1000)
+                    .default_value(SinkSettings::default().max_receivers)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecEnum::builder::<EncoderSharing>("encoder-sharing")
+                    .nick("Encoder Sharing")
+                    .blurb("Which receivers are served by one encoder, at the rate that the slowest of their networks bears")
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecUInt::builder("audio-bitrate")
@@ -558,6 +620,14 @@ impl ObjectImpl for DualWebRtcSink {
                 self.settings.lock().unwrap().congestion_control =
                     value.get().expect("type checked upstream");
             }
+            "max-receivers" => {
+                self.settings.lock().unwrap().max_receivers =
+                    value.get().expect("type checked upstream");
+            }
+            "encoder-sharing" => {
+                self.settings.lock().unwrap().encoder_sharing =
+                    value.get().expect("type checked upstream");
+            }
             "audio-bitrate" => {
                 self.settings.lock().unwrap().audio.bitrate =
                     value.get().expect("type checked upstream");
@@ -581,6 +651,8 @@ impl ObjectImpl for DualWebRtcSink {
         match pspec.name() {
             "wait-for-receiver" => self.settings.lock().unwrap().wait_for_receiver.to_value(),
             "congestion-control" => self.settings.lock().unwrap().congestion_control.to_value(),
+            "max-receivers" => self.settings.lock().unwrap().max_receivers.to_value(),
+            "encoder-sharing" => self.settings.lock().unwrap().encoder_sharing.to_value(),
             "audio-bitrate" => self.settings.lock().unwrap().audio.bitrate.to_value(),
             "audio-frame-size" => self.settings.lock().unwrap().audio.frame.to_value(),
             "audio-fec" => self.settings.lock().unwrap().audio.fec.to_value(),
@@ -747,21 +819,21 @@ impl ElementImpl for DualWebRtcSink {
 
 impl BinImpl for DualWebRtcSink {
     fn handle_message(&self, message: gst::Message) {
-        let session = message.src().and_then(|src| self.session_of(src));
+        let owner = message.src().and_then(|src| self.owner_of(src));
         match message.view() {
             // End of stream is posted by the worker, once all has been sent.
             gst::MessageView::Eos(_) => {}
             // The end of a session is not the end of the pipeline.
-            gst::MessageView::Error(err) if session.is_some() => {
+            gst::MessageView::Error(err) if owner.is_some() => {
                 let text = format!("{}: {}", err.error(), err.debug().unwrap_or_default());
                 gst::warning!(CAT, imp = self, "in the session: {text}");
                 let running = self.running.lock().unwrap();
-                if let (Some(running), Some(serial)) = (&*running, session) {
+                if let (Some(running), Some(owner)) = (&*running, owner) {
                     // Fails only when the worker is gone.
-                    let _ = running.sender.send(Command::Failed(serial, text));
+                    let _ = running.sender.send(owner.failed(text));
                 }
             }
-            gst::MessageView::Warning(warning) if session.is_some() => {
+            gst::MessageView::Warning(warning) if matches!(owner, Some(Owner::Session(_))) => {
                 gst::warning!(CAT, imp = self, "in the session: {}", warning.error());
             }
             _ => self.parent_handle_message(message),
@@ -778,11 +850,11 @@ impl ChildProxyImpl for DualWebRtcSink {
         // In a session's bin, or in none.
         if let Some(parts) = self.parts.get() {
             match name {
-                "pacer" => return Some(parts.control.pacer.clone().upcast()),
+                "pacer" => return Some(parts.kit.control.pacer.clone().upcast()),
                 "audio-encoder" => return parts.audio_encoder.clone().map(Cast::upcast),
-                "estimator" => return Some(parts.control.estimator.clone().upcast()),
+                "estimator" => return Some(parts.kit.control.estimator.clone().upcast()),
                 "fec-0" | "fec-1" => {
-                    let encoder = &parts.fec.elements()[usize::from(name == "fec-1")];
+                    let encoder = &parts.kit.fec.elements()[usize::from(name == "fec-1")];
                     return Some(encoder.clone().upcast());
                 }
                 _ => {}

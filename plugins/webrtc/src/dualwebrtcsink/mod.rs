@@ -4,17 +4,22 @@ use gst::prelude::*;
 
 mod audio;
 mod audio_rate;
+mod branch;
 mod control;
 mod fec;
 mod gate;
 mod imp;
+mod kit;
+mod rates;
 mod session;
+mod share;
 mod stats;
 mod timeline;
 mod trace;
 mod worker;
 
-pub(crate) use imp::{add_stats, signaller_clash};
+pub(crate) use imp::signaller_clash;
+pub(crate) use stats::add_stats;
 
 glib::wrapper! {
     pub struct DualWebRtcSink(ObjectSubclass<imp::DualWebRtcSink>)
@@ -24,6 +29,7 @@ glib::wrapper! {
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     control::CongestionControl::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    worker::EncoderSharing::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     audio::FrameSize::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     audio_rate::FecMode::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(

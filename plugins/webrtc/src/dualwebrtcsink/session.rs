@@ -18,6 +18,7 @@ use super::audio::{self, AudioInput};
 use super::audio_rate::AudioRate;
 use super::control::{AuxSender, Control};
 use super::fec::{Encoders, Protected, UlpFec};
+use super::kit::Kit;
 use super::timeline::Timeline;
 use super::trace::Trace;
 use crate::fec;
@@ -101,6 +102,8 @@ pub enum Due {
 pub struct Parts {
     pub fec: Option<Encoders>,
     pub control: Option<Control>,
+    /// The rate of an encoder that would serve it beside others.
+    pub likely: Option<u32>,
     pub audio: Option<(AudioInput, Arc<AudioRate>)>,
     pub timeline: Timeline,
     pub trace: Trace,
@@ -123,6 +126,15 @@ pub struct Audio {
 pub struct Session {
     pub id: String,
     pub serial: u64,
+    /// The receiver, as the signaller calls it.
+    pub peer_id: String,
+    /// The signalling server knows the session.
+    pub is_known: bool,
+    pub kit: Option<Kit>,
+    /// Its kit is the one that the user sets up.
+    pub has_first_kit: bool,
+    /// Since when it shares an encoder that others had before.
+    pub newcomer: Option<Instant>,
     pub bin: gst::Bin,
     pub peer: Peer,
     pub aux: Option<AuxSender>,
@@ -161,6 +173,11 @@ impl Session {
         let mut session = Self {
             id,
             serial,
+            peer_id: String::new(),
+            is_known: true,
+            kit: None,
+            has_first_kit: false,
+            newcomer: None,
             bin,
             peer,
             aux: None,
@@ -186,7 +203,8 @@ impl Session {
         };
         parts.trace.watch(&session.peer);
         session.ulpfec = ulpfec.map(|fec| UlpFec::new(fec, session.peer.webrtcbin()));
-        session.aux = AuxSender::new(flexfec, control, session.peer.webrtcbin()).map_err(broken)?;
+        session.aux = AuxSender::new(flexfec, control, parts.likely, session.peer.webrtcbin())
+            .map_err(broken)?;
         for index in 0..parts.streams {
             session.add_stream(index, &parts, drained.clone())?;
         }
@@ -241,7 +259,7 @@ impl Session {
             .map_err(|err| gst::error_msg!(gst::CoreError::Negotiation, ["{err}"]))?;
         hold_back_eos(&last, drained);
         if let Some((input, rate)) = &parts.audio {
-            make_room(&last, rate, (index == 0).then_some(input));
+            make_room(&last, self.serial, rate, (index == 0).then_some(input));
         }
         let entry = pay
             .static_pad("sink")
@@ -301,7 +319,7 @@ impl Session {
         last.link(&sink)
             .map_err(|err| gst::error_msg!(gst::CoreError::Negotiation, ["{err}"]))?;
         hold_back_eos(&last, drained);
-        count_packets(&last, &rate);
+        count_packets(&last, self.serial, &rate);
         parts.timeline.mark(&entry, &pay);
         let ghost = gst::GhostPad::builder_with_target(&entry)
             .map_err(broken)?
@@ -323,10 +341,43 @@ impl Session {
     pub fn set_audio(&mut self, taken: Option<bool>) {
         if let Some(audio) = &mut self.audio {
             audio.accepted = taken.is_some();
-            audio.rate.set_active(audio.accepted);
+            audio.rate.set_active(self.serial, audio.accepted);
             let caps = rtp::audio_payloader_caps(audio.ssrc, taken == Some(true));
             audio.caps.set_property("caps", caps);
         }
+    }
+
+    /// Puts a queue before each stream of video, whose encoder serves others, too:
+    /// they do not wait for this one. Nothing may have come in yet.
+    pub fn add_queues(&self, frames: u32) -> Result<(), gst::glib::BoolError> {
+        for index in 0..self.streams() {
+            let ghost = self
+                .bin
+                .static_pad(&format!("sink_{index}"))
+                .and_then(|pad| pad.downcast::<gst::GhostPad>().ok());
+            let Some((ghost, entry)) = ghost.and_then(|g| Some((g.clone(), g.target()?))) else {
+                continue;
+            };
+            let queue = gst::ElementFactory::make("queue")
+                .name(format!("queue-{index}"))
+                .property("max-size-buffers", frames)
+                .property("max-size-bytes", 0u32)
+                .property("max-size-time", 0u64)
+                .property_from_str("leaky", "downstream")
+                .build()?;
+            self.bin.add(&queue)?;
+            let pad = |name: &str| {
+                queue
+                    .static_pad(name)
+                    .ok_or_else(|| gst::glib::bool_error!("queue has no pad {name}"))
+            };
+            ghost.set_target(Some(&pad("sink")?))?;
+            pad("src")?
+                .link(&entry)
+                .map_err(|err| gst::glib::bool_error!("{err}"))?;
+            queue.sync_state_with_parent()?;
+        }
+        Ok(())
     }
 
     /// Random, and no two the same.
@@ -337,6 +388,23 @@ impl Session {
                 return ssrc;
             }
         }
+    }
+
+    pub fn control(&self) -> Option<&Control> {
+        self.aux.as_ref().and_then(AuxSender::control)
+    }
+
+    /// Among those whose rates are compared.
+    pub fn control_id(&self) -> Option<u64> {
+        self.control().map(Control::id)
+    }
+
+    /// It is given pictures.
+    pub fn is_encoding(&self) -> bool {
+        !matches!(
+            self.phase,
+            Phase::Negotiating | Phase::Connecting | Phase::Connected { .. }
+        )
     }
 
     /// Of video.
@@ -529,7 +597,7 @@ fn hold_back_eos(last: &gst::Pad, drained: impl Fn() + Send + Sync + 'static) {
 
 /// Takes what audio needs from the estimates that go to the video encoder by
 /// this pad. `input`: is told of them.
-fn make_room(last: &gst::Pad, rate: &Arc<AudioRate>, input: Option<&AudioInput>) {
+fn make_room(last: &gst::Pad, id: u64, rate: &Arc<AudioRate>, input: Option<&AudioInput>) {
     let (rate, input) = (rate.clone(), input.map(AudioInput::downgrade));
     last.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
         let Some(gst::PadProbeData::Event(event)) = &mut info.data else {
@@ -544,9 +612,9 @@ fn make_room(last: &gst::Pad, rate: &Arc<AudioRate>, input: Option<&AudioInput>)
         };
         if let Some(input) = input.as_ref().and_then(|weak| weak.upgrade()) {
             let loss = s.get::<f64>("loss").ok();
-            input.set_wanted(rate.on_estimate(Instant::now(), target, loss));
+            input.set_wanted(rate.on_estimate(Instant::now(), id, target, loss));
         }
-        s.set("target-bitrate", target.saturating_sub(rate.share()));
+        s.set("target-bitrate", target.saturating_sub(rate.share_of(id)));
         *event = gst::event::CustomUpstream::builder(s)
             .seqnum(event.seqnum())
             .build();
@@ -554,11 +622,11 @@ fn make_room(last: &gst::Pad, rate: &Arc<AudioRate>, input: Option<&AudioInput>)
     });
 }
 
-fn count_packets(last: &gst::Pad, rate: &Arc<AudioRate>) {
+fn count_packets(last: &gst::Pad, id: u64, rate: &Arc<AudioRate>) {
     let rate = rate.clone();
     let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
     last.add_probe(kinds, move |_, info| {
-        let mut count = |buffer: &gst::BufferRef| rate.on_packet(Instant::now(), buffer.size());
+        let mut count = |buffer: &gst::BufferRef| rate.on_packet(Instant::now(), id, buffer.size());
         match &info.data {
             Some(gst::PadProbeData::Buffer(buffer)) => count(buffer),
             Some(gst::PadProbeData::BufferList(list)) => list.iter().for_each(&mut count),

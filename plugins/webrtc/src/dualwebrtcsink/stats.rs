@@ -3,24 +3,108 @@
 
 use std::sync::Mutex;
 
+use gst::glib;
+use gst::prelude::*;
+
+use super::kit::Kit;
+use super::session::Session;
 use crate::fec::Agreed;
 
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    pub session: &'static str,
-    pub connection: &'static str,
-    pub signalling: bool,
-    pub dual: bool,
-    pub reason: String,
-    pub sessions: u64,
-    pub refused: u64,
-    pub feedback: Vec<gst::Element>,
-    /// There is a session with congestion control.
-    pub control: bool,
-    pub fec: Agreed,
+/// One receiver.
+#[derive(Clone)]
+pub struct Receiver {
+    id: String,
+    peer: String,
+    session: &'static str,
+    connection: &'static str,
+    dual: Result<(), String>,
+    fec: Agreed,
+    has_control: bool,
+    kit: Option<Kit>,
+    feedback: Vec<gst::Element>,
+    encoder: Option<gst::Element>,
 }
 
-#[derive(Debug, Default)]
+impl Receiver {
+    /// `encoder`: serves it, or will.
+    pub fn new(session: &Session, encoder: Option<&gst::Element>) -> Self {
+        Self {
+            id: session.id.clone(),
+            peer: session.peer_id.clone(),
+            session: session.phase.nick(),
+            connection: glib::EnumValue::from_value(&session.connection.to_value())
+                .map_or("unknown", |(_, value)| value.nick()),
+            dual: session.dual.clone(),
+            fec: session.fec,
+            has_control: session.control().is_some(),
+            kit: session.kit.clone(),
+            feedback: session.feedback.clone(),
+            encoder: encoder.cloned(),
+        }
+    }
+
+    /// The fields that are also those of the whole element, for its first
+    /// receiver.
+    pub fn add_to(&self, stats: &mut gst::Structure) {
+        stats.set("session", self.session);
+        stats.set("connection-state", self.connection);
+        stats.set("dual", self.dual.is_ok());
+        stats.set(
+            "reason",
+            self.dual.as_ref().err().map_or("", String::as_str),
+        );
+        stats.set("fec", self.fec.nick());
+        if let Some(kit) = &self.kit {
+            stats.set("latency", kit.trace.structure());
+            if self.has_control {
+                add_stats(stats, "estimator", &kit.control.estimator);
+                add_stats(stats, "pacer", &kit.control.pacer);
+            }
+            let encoders = kit.fec.elements().iter();
+            let used = encoders.filter(|_| self.fec != Agreed::None);
+            for (index, encoder) in used.enumerate() {
+                add_stats(stats, &format!("fec-{index}"), encoder);
+            }
+        }
+        for (index, feedback) in self.feedback.iter().enumerate() {
+            add_stats(stats, &format!("feedback-{index}"), feedback);
+        }
+    }
+
+    pub fn structure(&self) -> gst::Structure {
+        let mut s = gst::Structure::builder("receiver")
+            .field("id", &self.id)
+            .field("peer", &self.peer)
+            .build();
+        self.add_to(&mut s);
+        if let Some(encoder) = &self.encoder {
+            s.set("encoder", encoder.name().as_str());
+            add_stats(&mut s, "encoder-stats", encoder);
+        }
+        s
+    }
+}
+
+/// The element's `stats` property as a field, if it has one.
+pub fn add_stats(stats: &mut gst::Structure, field: &str, element: &gst::Element) {
+    let is_structure = element
+        .find_property("stats")
+        .is_some_and(|spec| spec.value_type() == gst::Structure::static_type());
+    if is_structure && let Some(inner) = element.property::<Option<gst::Structure>>("stats") {
+        stats.set(field, inner);
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    pub signalling: bool,
+    pub sessions: u64,
+    pub refused: u64,
+    /// Oldest first.
+    pub receivers: Vec<Receiver>,
+}
+
+#[derive(Default)]
 pub struct Shared(Mutex<Snapshot>);
 
 impl Shared {

@@ -3,9 +3,10 @@
 //! one queue, and owns the session. So nothing that blocks is called from
 //! their threads, and no state needs a lock.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::collections::VecDeque;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::prelude::*;
@@ -14,17 +15,29 @@ use gst_webrtc::{WebRTCSDPType, WebRTCSessionDescription};
 use super::DualWebRtcSink;
 use super::audio::{self, AudioInput};
 use super::audio_rate::AudioRate;
-use super::control::Control;
-use super::fec::Encoders;
+use super::branch::{Branch, is_single};
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
+use super::kit::Kit;
+use super::rates::Rates;
 use super::session::{Due, Parts, Phase, Session};
-use super::stats::Shared;
+use super::stats::{Receiver, Shared};
 use super::timeline::Timeline;
-use super::trace::Trace;
 use crate::properties::Settings;
 use crate::signalling::{self, Change, Link};
 use crate::{fec, peer, sdp};
+
+/// A newcomer's estimate is held against those who share its encoder after this
+/// time.
+const NEWCOMER: Duration = Duration::from_secs(2);
+/// Who bears less than this part of what the next one bears has held up the
+/// others, after this time, and gets an encoder for itself.
+const SLOW: f64 = 0.7;
+const SLOW_AFTER: Duration = Duration::from_secs(3);
+/// How often that is looked at.
+const SLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// Slow receivers that are remembered, lest they share again.
+const MOST_SLOW: usize = 64;
 
 #[derive(Debug)]
 pub enum Command {
@@ -33,49 +46,74 @@ pub enum Command {
     Peer(u64, peer::Event),
     /// An element of the session with this serial failed.
     Failed(u64, String),
+    /// The encoder with this serial failed, beyond repair.
+    EncoderFailed(u64, String),
     /// End of stream has passed one stream of this session.
     Drained(u64),
     Eos(Eos),
     Stop,
 }
 
+/// Who shares an encoder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[repr(u32)]
+#[enum_type(name = "GstDualWebRtcSinkEncoderSharing")]
+pub enum EncoderSharing {
+    #[default]
+    #[enum_value(
+        name = "Receivers that take both streams, as long as the network of each bears what that of the others does",
+        nick = "auto"
+    )]
+    Auto,
+    #[enum_value(name = "Nobody: an encoder for each receiver", nick = "none")]
+    None,
+}
+
 pub struct Worker {
     pub sink: glib::WeakRef<DualWebRtcSink>,
-    pub encoder: gst::Element,
-    pub control: Option<Control>,
-    pub fec: Option<Encoders>,
+    /// Gives the pictures to the encoders.
+    pub tee: gst::Element,
+    pub branches: Vec<Branch>,
+    pub rates: Rates,
+    /// The one that the user sets up.
+    pub kit: Kit,
+    pub has_control: bool,
+    pub has_fec: bool,
+    pub sharing: EncoderSharing,
+    pub max_receivers: usize,
     pub gate: GateElement,
     /// The audio pad, while there is one.
     pub audio: Arc<Mutex<Option<AudioInput>>>,
     pub audio_rate: Arc<AudioRate>,
     pub audio_settings: audio::Settings,
     pub timeline: Timeline,
-    pub trace: Trace,
     pub settings: Settings,
     pub shared: Arc<Shared>,
     pub link: Link,
     pub sender: Sender<Command>,
-    pub session: Option<Session>,
+    pub sessions: Vec<Session>,
     pub serial: u64,
-    /// The user's value of the encoder's `mode`, while ours is in force.
-    pub user_mode: Option<String>,
     pub pending_eos: Option<gst::Seqnum>,
     /// The user was told that the server is not there.
     pub warned: bool,
+    /// Receivers that are not to share an encoder.
+    pub slow: VecDeque<String>,
+    /// When it is looked for such next, and since when one is: its serial.
+    pub slow_look: Option<Instant>,
+    pub slow_since: Option<(u64, Instant)>,
 }
 
 impl Worker {
-    pub fn run(mut self, commands: &Receiver<Command>) {
+    pub fn run(mut self, commands: &mpsc::Receiver<Command>) {
         self.link.start(Instant::now());
         loop {
             let now = Instant::now();
-            let deadline = [
-                self.link.deadline(),
-                self.session.as_ref().map(Session::deadline),
-            ]
-            .into_iter()
-            .flatten()
-            .min();
+            let sessions = self.sessions.iter().map(Session::deadline);
+            let deadline = [self.link.deadline(), self.slow_look]
+                .into_iter()
+                .flatten()
+                .chain(sessions)
+                .min();
             let command = match deadline {
                 Some(at) => match commands.recv_timeout(at.saturating_duration_since(now)) {
                     Ok(command) => Some(command),
@@ -96,7 +134,7 @@ impl Worker {
             self.poll(now);
             self.publish();
         }
-        self.end_session("the element stops", true);
+        self.end_all("the element stops", true);
         self.link.stop();
         self.publish();
     }
@@ -104,47 +142,109 @@ impl Worker {
     fn handle(&mut self, now: Instant, command: Command) {
         match command {
             Command::Signalling(event) => self.on_signalling(now, event),
-            Command::Peer(serial, event) if self.is_current(serial) => self.on_peer(now, event),
-            Command::Failed(serial, text) if self.is_current(serial) => {
-                self.end_session(&text, true);
+            Command::Peer(serial, event) => self.on_peer(now, serial, event),
+            Command::Failed(serial, text) => self.end_session(serial, &text, true),
+            Command::EncoderFailed(serial, text) => {
+                let served = |branch: &&Branch| branch.serial == serial;
+                let Some(branch) = self.branches.iter().find(served) else {
+                    return;
+                };
+                let sessions = self.sessions.iter().map(|session| session.serial);
+                let ended: Vec<_> = sessions.filter(|id| branch.serves(*id)).collect();
+                for session in ended {
+                    self.end_session(session, &text, true);
+                }
             }
-            Command::Drained(serial) if self.is_current(serial) => {
-                if let Some(session) = &mut self.session {
+            Command::Drained(serial) => {
+                if let Some(session) = self.session(serial) {
                     session.on_drained(now);
                 }
             }
             Command::Eos(eos) => self.on_eos(now, eos),
-            // Of a session that is gone, and Stop, which ends the loop.
-            _ => {}
+            // Ends the loop.
+            Command::Stop => {}
         }
     }
 
-    fn is_current(&self, serial: u64) -> bool {
-        self.session.as_ref().is_some_and(|s| s.serial == serial)
+    fn session(&mut self, serial: u64) -> Option<&mut Session> {
+        self.sessions.iter_mut().find(|s| s.serial == serial)
     }
 
-    fn is_session(&self, id: &str) -> bool {
-        self.session.as_ref().is_some_and(|s| s.id == id)
+    /// The serial of the session that the signaller calls so.
+    fn serial_of(&self, id: &str) -> Option<u64> {
+        self.sessions.iter().find(|s| s.id == id).map(|s| s.serial)
     }
 
     fn poll(&mut self, now: Instant) {
         let change = self.link.poll(now);
         self.on_link(change);
-        let due = self
-            .session
-            .as_mut()
-            .map_or(Due::Nothing, |session| session.poll(now));
-        match due {
-            Due::Nothing => {}
-            Due::Start => self.start_encoding(),
-            Due::SendBye => {
-                if let Some(session) = &self.session {
-                    session.send_bye();
+        let serials: Vec<u64> = self.sessions.iter().map(|s| s.serial).collect();
+        for serial in serials {
+            let Some(session) = self.session(serial) else {
+                continue;
+            };
+            match session.poll(now) {
+                Due::Nothing => {}
+                Due::Start => self.start_encoding(now, serial),
+                Due::SendBye => session.send_bye(),
+                Due::Finished => self.end_session(serial, "end of stream", true),
+                Due::End(why) => self.end_session(serial, why, true),
+            }
+        }
+        if self.slow_look.is_some_and(|at| now >= at) {
+            self.look_for_slow(now);
+        }
+    }
+
+    /// Newcomers become full members, and one that holds the others up goes.
+    fn look_for_slow(&mut self, now: Instant) {
+        for session in &mut self.sessions {
+            if session
+                .newcomer
+                .is_some_and(|since| now >= since + NEWCOMER)
+            {
+                session.newcomer = None;
+                if let Some(control) = session.control() {
+                    control.settle();
                 }
             }
-            Due::Finished => self.end_session("end of stream", true),
-            Due::End(why) => self.end_session(why, true),
         }
+        let shared = self.branches.iter().find(|b| b.is_shared && b.count() > 1);
+        let Some(branch) = shared else {
+            (self.slow_look, self.slow_since) = (None, None);
+            return;
+        };
+        self.slow_look = Some(now + SLOW_INTERVAL);
+        let mut estimates = self.rates.estimates(&branch.encoder);
+        estimates.sort_by_key(|(_, estimate)| *estimate);
+        let slow = match estimates[..] {
+            [(id, lowest), (_, next), ..] if (lowest as f64) < SLOW * next as f64 => Some(id),
+            _ => None,
+        };
+        self.slow_since = slow.map(|id| match self.slow_since {
+            Some((known, since)) if known == id => (id, since),
+            _ => (id, now),
+        });
+        if let Some((id, since)) = self.slow_since
+            && now >= since + SLOW_AFTER
+        {
+            self.slow_since = None;
+            self.part_with(id);
+        }
+    }
+
+    /// The receiver asks again, and gets an encoder for itself.
+    fn part_with(&mut self, id: u64) {
+        let serial = self.sessions.iter().find(|s| s.control_id() == Some(id));
+        let Some((serial, peer)) = serial.map(|s| (s.serial, s.peer_id.clone())) else {
+            return;
+        };
+        if self.slow.len() >= MOST_SLOW {
+            self.slow.pop_front();
+        }
+        self.slow.push_back(peer);
+        let why = "its network is slower than that of those who share its encoder";
+        self.end_session(serial, why, true);
     }
 
     fn on_signalling(&mut self, now: Instant, event: signalling::Event) {
@@ -165,24 +265,30 @@ impl Worker {
                 session,
                 peer,
                 offer,
-            } => self.on_request(session, &peer, offer),
-            Event::SessionEnded(id) if self.is_session(&id) => {
-                self.end_session("the receiver ended it", false);
+            } => self.on_request(session, peer, offer),
+            Event::SessionEnded(id) => {
+                if let Some(serial) = self.serial_of(&id) {
+                    self.end_session(serial, "the receiver ended it", false);
+                }
             }
             Event::Description {
                 session,
                 description,
-            } if self.is_session(&session) => self.on_answer(&description),
+            } => {
+                if let Some(serial) = self.serial_of(&session) {
+                    self.on_answer(serial, &description);
+                }
+            }
             Event::Candidate {
                 session,
                 mline,
                 candidate,
-            } if self.is_session(&session) => {
-                if let Some(session) = &self.session {
+            } => {
+                if let Some(session) = self.sessions.iter().find(|s| s.id == session) {
                     session.peer.add_candidate(mline, &candidate);
                 }
             }
-            // Of another session, or for a consumer.
+            // For a consumer.
             _ => {}
         }
     }
@@ -206,7 +312,7 @@ impl Worker {
             Change::Refused(text) => gst::warning!(CAT, obj = sink, "{text}"),
             Change::Lost(text) => {
                 gst::warning!(CAT, obj = sink, "signalling server lost: {text}");
-                self.end_session("the signalling server is lost", false);
+                self.on_lost();
             }
             Change::GivenUp(text) => {
                 gst::element_error!(
@@ -222,12 +328,26 @@ impl Worker {
         }
     }
 
-    fn on_request(&mut self, id: String, peer: &str, offer: bool) {
+    /// What is connected goes on without the server; the rest cannot come about.
+    fn on_lost(&mut self) {
+        let mut ended = Vec::new();
+        for session in &mut self.sessions {
+            session.is_known = false;
+            if matches!(session.phase, Phase::Negotiating | Phase::Connecting) {
+                ended.push(session.serial);
+            }
+        }
+        for serial in ended {
+            self.end_session(serial, "the signalling server is lost", false);
+        }
+    }
+
+    fn on_request(&mut self, id: String, peer: String, offer: bool) {
         let Some(sink) = self.sink.upgrade() else {
             return;
         };
-        let refusal = if self.session.is_some() {
-            Some("there is a receiver already, and only one is served")
+        let refusal = if self.sessions.len() >= self.max_receivers {
+            Some("there are as many receivers as max-receivers allows")
         } else if self.gate.has_ended() {
             Some("the stream has ended")
         } else if offer {
@@ -243,7 +363,7 @@ impl Worker {
         }
         gst::info!(CAT, obj = sink, "session {id} with receiver {peer}");
         self.serial += 1;
-        if let Err(err) = self.begin_session(&sink, id.clone()) {
+        if let Err(err) = self.begin_session(&sink, id.clone(), peer) {
             self.link.end_session(&id);
             sink.post_error_message(err);
         }
@@ -253,14 +373,21 @@ impl Worker {
         &mut self,
         sink: &DualWebRtcSink,
         id: String,
+        peer: String,
     ) -> Result<(), gst::ErrorMessage> {
         let serial = self.serial;
+        let is_free = !self.sessions.iter().any(|s| s.has_first_kit);
+        let kit = if is_free {
+            self.kit.clone()
+        } else {
+            self.kit.like(serial, &self.rates)?
+        };
         let (sender, drained) = (self.sender.clone(), self.sender.clone());
-        let session = Session::new(
+        let mut session = Session::new(
             id,
             serial,
             &self.settings,
-            self.parts(),
+            self.parts(&kit, &peer, serial),
             Arc::new(move |event| {
                 // Fails only when the worker is gone.
                 let _ = sender.send(Command::Peer(serial, event));
@@ -269,69 +396,84 @@ impl Worker {
                 let _ = drained.send(Command::Drained(serial));
             },
         )?;
+        session.peer_id = peer;
+        session.has_first_kit = is_free;
+        session.kit = Some(kit);
         let broken = |what: &str| gst::error_msg!(gst::CoreError::StateChange, ["{what}"]);
         sink.add(&session.bin)
             .map_err(|err| broken(&err.to_string()))?;
         let started = session.bin.sync_state_with_parent();
         session.peer.create_offer();
-        self.shared.update(|s| {
-            s.sessions += 1;
-            s.feedback = session.feedback.clone();
-            s.control = self.control.is_some();
-        });
-        self.session = Some(session);
+        self.shared.update(|s| s.sessions += 1);
+        self.sessions.push(session);
         if started.is_err() {
-            self.end_session("webrtcbin does not start", true);
+            self.end_session(serial, "webrtcbin does not start", true);
             return Err(broken("webrtcbin does not start"));
         }
         Ok(())
     }
 
-    fn parts(&self) -> Parts {
+    fn first_encoder(&self) -> Option<&gst::Element> {
+        self.branches.first().map(|branch| &branch.encoder)
+    }
+
+    /// The running branch that a receiver would share.
+    fn shareable(&self, peer: &str) -> Option<usize> {
+        if self.sharing == EncoderSharing::None || self.slow.iter().any(|slow| slow == peer) {
+            return None;
+        }
+        let mut branches = self.branches.iter();
+        branches.position(|branch| branch.is_shared && !branch.is_idle())
+    }
+
+    fn parts(&self, kit: &Kit, peer: &str, serial: u64) -> Parts {
         let audio = self.audio.lock().unwrap().clone();
-        if let Some(input) = &audio {
-            let kind = input.encoder.property_value("audio-type");
-            let kind = glib::EnumValue::from_value(&kind).map(|(_, v)| v.nick().to_owned());
-            // Another is the user's, and stays.
-            let is_ours = self
-                .audio_rate
-                .has_kind(kind.as_deref().unwrap_or_default());
-            self.audio_rate.configure(self.audio_settings, is_ours);
-            self.audio_rate.set_active(true);
-        } else {
-            self.audio_rate.set_active(false);
+        if let Some(input) = audio.as_ref() {
+            if self.audio_rate.is_idle() {
+                let kind = input.encoder.property_value("audio-type");
+                let kind = glib::EnumValue::from_value(&kind).map(|(_, v)| v.nick().to_owned());
+                // Another is the user's, and stays.
+                let is_ours = self
+                    .audio_rate
+                    .has_kind(kind.as_deref().unwrap_or_default());
+                self.audio_rate.configure(self.audio_settings, is_ours);
+            }
+            self.audio_rate.set_active(serial, true);
         }
-        if let Some(control) = &self.control {
-            control.set_audio(self.audio_rate.share());
-        }
+        let shared = self.shareable(peer).and_then(|at| self.branches.get(at));
         Parts {
-            fec: self.fec.clone(),
-            control: self.control.clone(),
+            fec: self.has_fec.then(|| kit.fec.clone()),
+            control: self.has_control.then(|| kit.control.clone()),
+            likely: shared.map(|branch| self.rates.configured(&branch.encoder)),
             audio: audio.map(|input| (input, self.audio_rate.clone())),
             timeline: self.timeline.clone(),
-            trace: self.trace.clone(),
-            streams: if self.encoder_is_single() { 1 } else { 2 },
+            trace: kit.trace.clone(),
+            streams: match self.first_encoder() {
+                Some(encoder) if is_single(encoder) && !self.is_ours_single() => 1,
+                _ => 2,
+            },
             frame_ms: self.audio_settings.frame.ms(),
         }
     }
 
-    fn encoder_is_single(&self) -> bool {
-        self.encoder.find_property("mode").is_some()
-            && mode_nick(&self.encoder).as_deref() == Some("single")
+    /// The first encoder's mode is single for its receiver only.
+    fn is_ours_single(&self) -> bool {
+        self.branches.first().is_some_and(Branch::is_made_single)
     }
 
-    fn on_peer(&mut self, now: Instant, event: peer::Event) {
-        let Some(session) = &mut self.session else {
+    fn on_peer(&mut self, now: Instant, serial: u64, event: peer::Event) {
+        let Some(session) = self.sessions.iter_mut().find(|s| s.serial == serial) else {
+            // It is gone.
             return;
         };
         match event {
             peer::Event::Created(offer) => {
-                if let Err(text) = self.send_offer(&offer) {
-                    self.end_session(&text, true);
+                if let Err(text) = self.send_offer(serial, &offer) {
+                    self.end_session(serial, &text, true);
                 }
             }
             peer::Event::RemoteSet => session.on_answered(),
-            peer::Event::Failed(text) => self.end_session(&text, true),
+            peer::Event::Failed(text) => self.end_session(serial, &text, true),
             peer::Event::Candidate { mline, candidate } => {
                 self.link.send_candidate(&session.id, mline, &candidate);
             }
@@ -347,12 +489,13 @@ impl Worker {
         }
     }
 
-    fn send_offer(&mut self, offer: &WebRTCSessionDescription) -> Result<(), String> {
-        let Some(session) = &mut self.session else {
+    fn send_offer(&mut self, serial: u64, offer: &WebRTCSessionDescription) -> Result<(), String> {
+        let wants_flexfec = self.has_fec && self.settings.fec.wants_flexfec();
+        let Some(session) = self.sessions.iter_mut().find(|s| s.serial == serial) else {
             return Ok(());
         };
         let mut text = sdp::offer_frame_complete(&peer::text(offer)?);
-        if self.fec.is_some() && self.settings.fec.wants_flexfec() {
+        if wants_flexfec {
             text = fec::offer_flexfec(&text, glib::random_int);
         }
         let offer = peer::parse(WebRTCSDPType::Offer, &text)?;
@@ -362,8 +505,9 @@ impl Worker {
         Ok(())
     }
 
-    fn on_answer(&mut self, answer: &WebRTCSessionDescription) {
-        let (Some(session), Some(sink)) = (&mut self.session, self.sink.upgrade()) else {
+    fn on_answer(&mut self, serial: u64, answer: &WebRTCSessionDescription) {
+        let found = self.sessions.iter_mut().find(|s| s.serial == serial);
+        let (Some(session), Some(sink)) = (found, self.sink.upgrade()) else {
             return;
         };
         if answer.type_() != WebRTCSDPType::Answer || session.phase != Phase::Negotiating {
@@ -376,25 +520,24 @@ impl Worker {
         }
         let text = match peer::text(answer) {
             Ok(text) => text,
-            Err(err) => return self.end_session(&err, true),
+            Err(err) => return self.end_session(serial, &err, true),
         };
         let dual = sdp::dual_accepted(&text);
         if dual == Err(sdp::NotDual::FirstRefused) {
-            return self.end_session("the receiver does not take H.264", true);
+            return self.end_session(serial, "the receiver does not take H.264", true);
         }
         session.set_dual(dual);
         session.set_audio(sdp::audio_accepted(&text));
-        if let Some(control) = self.control.as_ref().filter(|_| session.audio.is_some()) {
-            control.set_audio(self.audio_rate.share());
-            control.follow();
-        }
+        let has_feedback = sdp::has_transport_feedback(&text);
         if let Some(aux) = &session.aux {
-            aux.set_feedback(sdp::has_transport_feedback(&text));
+            aux.set_feedback(has_feedback);
         }
         if session.streams() == 1 {
             session.dual = Err("the encoder's mode is single".into());
         }
-        self.trace.restart(sdp::has_timing(&text));
+        if let Some(kit) = &session.kit {
+            kit.trace.restart(sdp::has_timing(&text));
+        }
         session.set_fec(&text);
         if session.fec == fec::Agreed::UlpFec {
             // rtpredenc drops the extension that tells frames apart.
@@ -405,98 +548,141 @@ impl Worker {
             Err(why) => gst::info!(CAT, obj = sink, "single stream: {why}"),
         }
         gst::info!(CAT, obj = sink, "FEC: {}", session.fec.nick());
-        session.peer.set_remote(answer);
+        if let Err(err) = self.find_encoder(&sink, serial, has_feedback) {
+            gst::warning!(CAT, obj = sink, "{err:?}");
+            return self.end_session(serial, "there is no encoder for it", true);
+        }
+        if let Some(session) = self.session(serial) {
+            session.peer.set_remote(answer);
+        }
+    }
+
+    /// An encoder that serves others, one that is free, or a new one.
+    fn find_encoder(
+        &mut self,
+        sink: &DualWebRtcSink,
+        serial: u64,
+        has_feedback: bool,
+    ) -> Result<(), gst::ErrorMessage> {
+        let Some(session) = self.sessions.iter().find(|s| s.serial == serial) else {
+            return Ok(());
+        };
+        let is_dual = session.dual.is_ok();
+        let shared = is_dual.then(|| self.shareable(&session.peer_id)).flatten();
+        let beside_others = shared.is_some();
+        let free = || self.branches.iter().position(Branch::is_idle);
+        let at = match shared.or_else(free) {
+            Some(at) => at,
+            None => {
+                let Some(first) = self.first_encoder() else {
+                    return Ok(());
+                };
+                let branch = Branch::another(serial, first, sink, &self.rates)?;
+                self.branches.push(branch);
+                self.branches.len() - 1
+            }
+        };
+        let is_slow = self.slow.iter().any(|slow| *slow == session.peer_id);
+        let branch = &mut self.branches[at];
+        if branch.is_idle() {
+            branch.is_shared = is_dual && !is_slow && self.sharing == EncoderSharing::Auto;
+        }
+        branch.reserve(serial);
+        let share = match &session.audio {
+            Some(audio) if audio.accepted => self.audio_rate.share_of(serial),
+            _ => 0,
+        };
+        if let Some(control) = session.control() {
+            control.set_audio(share);
+            let share = u32::try_from(share).unwrap_or(u32::MAX);
+            control.serve(&branch.encoder, share, beside_others, has_feedback);
+        }
+        Ok(())
     }
 
     /// The receiver is ready: pictures go to the encoder from here on.
-    fn start_encoding(&mut self) {
-        let (Some(session), Some(sink)) = (&self.session, self.sink.upgrade()) else {
+    fn start_encoding(&mut self, now: Instant, serial: u64) {
+        let found = self.sessions.iter_mut().find(|s| s.serial == serial);
+        let (Some(session), Some(sink)) = (found, self.sink.upgrade()) else {
             return;
         };
         gst::info!(CAT, obj = sink, "the receiver is ready");
-        if session.dual.is_err() && !self.encoder_is_single() && self.encoder.has_property("mode") {
-            self.user_mode = mode_nick(&self.encoder);
-            self.encoder.set_property_from_str("mode", "single");
+        let Some(branch) = self.branches.iter_mut().find(|b| b.serves(serial)) else {
+            return;
+        };
+        if branch.count() > 1 {
+            session.newcomer = Some(now);
+            self.slow_look.get_or_insert(now + SLOW_INTERVAL);
         }
-        let linked = (0..session.streams())
-            .try_for_each(|index| {
-                self.encoder.link_pads(
-                    Some(&format!("src_{index}")),
-                    &session.bin,
-                    Some(&format!("sink_{index}")),
-                )
-            })
-            .and_then(|()| {
-                self.encoder.set_base_time_of(&sink);
-                self.encoder.set_locked_state(false);
-                self.encoder.sync_state_with_parent()
-            })
-            .and_then(|()| self.gate.link(&self.encoder));
-        match linked {
-            Ok(()) => {
-                // Without it the RTP session gives no time in its reports.
-                session
-                    .peer
-                    .webrtcbin()
-                    .send_event(gst::event::Latency::new(gst::ClockTime::ZERO));
-                if let Some(audio) = session.audio.as_ref().filter(|audio| audio.accepted)
-                    && let Err(err) = audio.input.start(sink.upcast_ref(), &session.bin)
-                {
-                    gst::warning!(CAT, obj = sink, "no audio: {err}");
-                }
-                self.gate.set_mode(Mode::Pass);
-            }
-            Err(err) => {
-                gst::element_error!(sink, gst::CoreError::StateChange, ["encoder: {err}"]);
-                self.end_session("the encoder does not start", true);
-            }
+        if let Err(err) = branch.link(&sink, &self.tee, session) {
+            gst::element_error!(sink, gst::CoreError::StateChange, ["encoder: {err}"]);
+            return self.end_session(serial, "the encoder does not start", true);
+        }
+        // Without it the RTP session gives no time in its reports.
+        session
+            .peer
+            .webrtcbin()
+            .send_event(gst::event::Latency::new(gst::ClockTime::ZERO));
+        if let Some(audio) = session.audio.as_ref().filter(|audio| audio.accepted)
+            && let Err(err) = audio.input.start(sink.upcast_ref(), serial, &session.bin)
+        {
+            gst::warning!(CAT, obj = sink, "no audio: {err}");
+        }
+        self.gate.set_mode(Mode::Pass);
+    }
+
+    fn end_all(&mut self, why: &str, tell_peer: bool) {
+        while let Some(session) = self.sessions.first() {
+            self.end_session(session.serial, why, tell_peer);
         }
     }
 
-    fn end_session(&mut self, why: &str, tell_peer: bool) {
-        let Some(session) = self.session.take() else {
+    fn end_session(&mut self, serial: u64, why: &str, tell_peer: bool) {
+        let Some(at) = self.sessions.iter().position(|s| s.serial == serial) else {
             return;
         };
+        let session = self.sessions.remove(at);
         let Some(sink) = self.sink.upgrade() else {
             return;
         };
         gst::info!(CAT, obj = sink, "session {} ends: {why}", session.id);
-        if !matches!(
-            session.phase,
-            Phase::Negotiating | Phase::Connecting | Phase::Connected { .. }
-        ) {
+        if !self.sessions.iter().any(Session::is_encoding) && session.is_encoding() {
             self.gate.set_mode(Mode::Drop);
             if let Some(audio) = &session.audio {
                 audio.input.gate.set_mode(Mode::Drop);
             }
         }
-        if tell_peer {
+        if tell_peer && session.is_known {
             self.link.end_session(&session.id);
         }
+        if let Some(audio) = &session.audio {
+            audio.input.leave(serial);
+        }
+        let branch = self.branches.iter().position(|b| b.serves(serial));
+        let was_last = branch.map(|at| self.branches[at].leave(&self.tee, serial));
         // First what is downstream: it lets go of the streaming threads.
         // Locked, or a state change of the pipeline might come after.
         session.bin.set_locked_state(true);
         let _ = session.bin.set_state(gst::State::Null);
-        self.encoder.set_locked_state(true);
-        let _ = self.encoder.set_state(gst::State::Ready);
-        self.gate.unlink(&self.encoder);
-        self.encoder.unlink(&session.bin);
-        if let Some(audio) = &session.audio {
-            audio.input.stop(&session.bin);
+        if let Some(at) = branch {
+            if was_last == Some(true) {
+                self.branches[at].stop(&sink, &session);
+            }
+            if at > 0 && self.branches[at].is_idle() {
+                self.branches.remove(at).dispose(&sink, &self.rates);
+            }
         }
-        self.audio_rate.set_active(false);
+        self.audio_rate.set_active(serial, false);
+        if let Some(audio) = &session.audio {
+            audio.input.stop();
+        }
         if let Err(err) = sink.remove(&session.bin) {
             gst::warning!(CAT, obj = sink, "{err}");
         }
-        if let Some(mode) = self.user_mode.take() {
-            self.encoder.set_property_from_str("mode", &mode);
-        }
-        self.shared.update(|s| {
-            s.feedback.clear();
-            s.control = false;
-        });
         drop(session);
-        if let Some(seqnum) = self.pending_eos.take() {
+        if self.sessions.is_empty()
+            && let Some(seqnum) = self.pending_eos.take()
+        {
             post_eos(&sink, seqnum);
         }
     }
@@ -510,54 +696,34 @@ impl Worker {
             // The other one goes on.
             return;
         }
-        match &mut self.session {
-            Some(session) if eos.passed && session.phase == Phase::Running => {
-                self.pending_eos = Some(eos.seqnum);
+        self.pending_eos = Some(eos.seqnum);
+        let mut ended = Vec::new();
+        for session in &mut self.sessions {
+            if eos.passed && session.phase == Phase::Running {
                 session.on_eos(now);
+            } else {
+                ended.push(session.serial);
             }
-            _ => {
-                self.end_session("end of stream", true);
-                post_eos(&sink, eos.seqnum);
-            }
+        }
+        for serial in ended {
+            self.end_session(serial, "end of stream", true);
+        }
+        if self.sessions.is_empty() && self.pending_eos.take().is_some() {
+            post_eos(&sink, eos.seqnum);
         }
     }
 
     fn publish(&self) {
-        let session = self.session.as_ref();
+        let receivers = self.sessions.iter().map(|session| {
+            let branch = self.branches.iter().find(|b| b.serves(session.serial));
+            Receiver::new(session, branch.map(|branch| &branch.encoder))
+        });
+        let receivers = receivers.collect();
         self.shared.update(|s| {
             s.signalling = self.link.is_up();
-            s.session = session.map_or("none", |session| session.phase.nick());
-            s.connection = session.map_or("none", |session| {
-                glib::EnumValue::from_value(&session.connection.to_value())
-                    .map_or("unknown", |(_, value)| value.nick())
-            });
-            s.dual = session.is_some_and(|session| session.dual.is_ok());
-            s.fec = session.map_or(fec::Agreed::None, |session| session.fec);
-            s.reason = match session.map(|session| &session.dual) {
-                None => "no receiver".into(),
-                Some(Ok(())) => String::new(),
-                Some(Err(why)) => why.clone(),
-            };
+            s.receivers = receivers;
         });
     }
-}
-
-/// What a bin does for its children when it starts them itself.
-trait BaseTime {
-    fn set_base_time_of(&self, parent: &DualWebRtcSink);
-}
-
-impl BaseTime for gst::Element {
-    fn set_base_time_of(&self, parent: &DualWebRtcSink) {
-        if let Some(base_time) = parent.base_time() {
-            self.set_base_time(base_time);
-        }
-    }
-}
-
-fn mode_nick(encoder: &gst::Element) -> Option<String> {
-    let value = encoder.property_value("mode");
-    glib::EnumValue::from_value(&value).map(|(_, value)| value.nick().to_owned())
 }
 
 fn post_eos(sink: &DualWebRtcSink, seqnum: gst::Seqnum) {

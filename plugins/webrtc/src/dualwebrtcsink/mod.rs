@@ -8,6 +8,7 @@ mod control;
 mod fec;
 mod gate;
 mod imp;
+mod layout;
 mod session;
 mod stats;
 mod timeline;
@@ -25,6 +26,8 @@ glib::wrapper! {
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     control::CongestionControl::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     audio::FrameSize::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    crate::signallers::SinkSignalling::static_type()
+        .mark_as_plugin_api(gst::PluginAPIFlags::empty());
     audio_rate::FecMode::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(
         Some(plugin),

@@ -18,6 +18,7 @@ use super::control::Control;
 use super::fec::Encoders;
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
+use super::layout::Layout;
 use super::session::{Due, Parts, Phase, Session};
 use super::stats::Shared;
 use super::timeline::Timeline;
@@ -165,7 +166,7 @@ impl Worker {
                 session,
                 peer,
                 offer,
-            } => self.on_request(session, &peer, offer),
+            } => self.on_request(session, &peer, offer.as_ref()),
             Event::SessionEnded(id) if self.is_session(&id) => {
                 self.end_session("the receiver ended it", false);
             }
@@ -195,13 +196,15 @@ impl Worker {
             Change::Nothing => {}
             Change::Trying(text) => {
                 if !std::mem::replace(&mut self.warned, true) {
+                    let (what, hint) = self.link.explain(&text);
                     gst::element_warning!(
                         sink,
                         gst::ResourceError::OpenReadWrite,
-                        ("No signalling server at {} yet, trying on", self.link.uri()),
-                        ["{text}"]
+                        ("{what}, trying on"),
+                        ["{hint}; {text}"]
                     );
                 }
+                self.end_session("the signalling failed", false);
             }
             Change::Refused(text) => gst::warning!(CAT, obj = sink, "{text}"),
             Change::Lost(text) => {
@@ -209,42 +212,42 @@ impl Worker {
                 self.end_session("the signalling server is lost", false);
             }
             Change::GivenUp(text) => {
+                let (what, hint) = self.link.explain(&text);
                 gst::element_error!(
                     sink,
                     gst::ResourceError::OpenReadWrite,
-                    (
-                        "Cannot reach the signalling server at {}: start one there, set signaller::uri, or set run-signalling-server",
-                        self.link.uri()
-                    ),
+                    ("{what}: {hint}"),
                     ["{text}; connect-timeout says how long to try"]
                 );
             }
         }
     }
 
-    fn on_request(&mut self, id: String, peer: &str, offer: bool) {
+    fn on_request(&mut self, id: String, peer: &str, offer: Option<&WebRTCSessionDescription>) {
         let Some(sink) = self.sink.upgrade() else {
             return;
         };
         let refusal = if self.session.is_some() {
-            Some("there is a receiver already, and only one is served")
+            Some("there is a receiver already, and only one is served".to_owned())
         } else if self.gate.has_ended() {
-            Some("the stream has ended")
-        } else if offer {
-            Some("offers of receivers are not taken")
+            Some("the stream has ended".into())
         } else {
             None
         };
-        if let Some(why) = refusal {
-            gst::warning!(CAT, obj = sink, "receiver {peer} refused: {why}");
-            self.shared.update(|s| s.refused += 1);
-            self.link.end_session(&id);
-            return;
-        }
+        let layout = match (refusal, offer.map(Layout::of_offer)) {
+            (Some(why), _) | (None, Some(Err(why))) => {
+                gst::warning!(CAT, obj = sink, "receiver {peer} refused: {why}");
+                self.shared.update(|s| s.refused += 1);
+                self.link.refuse(&id);
+                return;
+            }
+            (None, Some(Ok(layout))) => Some(layout),
+            (None, None) => None,
+        };
         gst::info!(CAT, obj = sink, "session {id} with receiver {peer}");
         self.serial += 1;
-        if let Err(err) = self.begin_session(&sink, id.clone()) {
-            self.link.end_session(&id);
+        if let Err(err) = self.begin_session(&sink, id.clone(), peer, layout) {
+            self.link.refuse(&id);
             sink.post_error_message(err);
         }
     }
@@ -253,14 +256,18 @@ impl Worker {
         &mut self,
         sink: &DualWebRtcSink,
         id: String,
+        peer: &str,
+        layout: Option<Layout>,
     ) -> Result<(), gst::ErrorMessage> {
         let serial = self.serial;
+        let mut parts = self.parts();
+        let offer = layout.map(|layout| layout.apply(&mut parts));
         let (sender, drained) = (self.sender.clone(), self.sender.clone());
         let session = Session::new(
             id,
             serial,
             &self.settings,
-            self.parts(),
+            parts,
             Arc::new(move |event| {
                 // Fails only when the worker is gone.
                 let _ = sender.send(Command::Peer(serial, event));
@@ -272,8 +279,12 @@ impl Worker {
         let broken = |what: &str| gst::error_msg!(gst::CoreError::StateChange, ["{what}"]);
         sink.add(&session.bin)
             .map_err(|err| broken(&err.to_string()))?;
+        self.link.attach(&session.id, peer, session.peer.webrtcbin());
         let started = session.bin.sync_state_with_parent();
-        session.peer.create_offer();
+        match &offer {
+            Some(offer) => session.peer.set_remote(offer),
+            None => session.peer.create_offer(),
+        }
         self.shared.update(|s| {
             s.sessions += 1;
             s.feedback = session.feedback.clone();
@@ -312,6 +323,7 @@ impl Worker {
             trace: self.trace.clone(),
             streams: if self.encoder_is_single() { 1 } else { 2 },
             frame_ms: self.audio_settings.frame.ms(),
+            answer: None,
         }
     }
 
@@ -325,11 +337,17 @@ impl Worker {
             return;
         };
         match event {
-            peer::Event::Created(offer) => {
-                if let Err(text) = self.send_offer(&offer) {
+            peer::Event::Created(description) => {
+                let sent = if session.answers.is_some() {
+                    self.send_answer(&description)
+                } else {
+                    self.send_offer(&description)
+                };
+                if let Err(text) = sent {
                     self.end_session(&text, true);
                 }
             }
+            peer::Event::RemoteSet if session.answers.is_some() => session.peer.create_answer(),
             peer::Event::RemoteSet => session.on_answered(),
             peer::Event::Failed(text) => self.end_session(&text, true),
             peer::Event::Candidate { mline, candidate } => {
@@ -362,11 +380,33 @@ impl Worker {
         Ok(())
     }
 
+    /// The receiver made the offer.
+    fn send_answer(&mut self, answer: &WebRTCSessionDescription) -> Result<(), String> {
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
+        let offer = session.answers.as_deref().unwrap_or_default();
+        let text = sdp::answer_frame_complete(&peer::text(answer)?, offer);
+        let answer = peer::parse(WebRTCSDPType::Answer, &text)?;
+        let phase = session.phase;
+        self.agree(&text);
+        let Some(session) = self.session.as_mut().filter(|s| s.phase == phase) else {
+            return Ok(());
+        };
+        session.peer.set_local(&answer);
+        session.on_answered();
+        self.link.send_description(&session.id, &answer);
+        Ok(())
+    }
+
     fn on_answer(&mut self, answer: &WebRTCSessionDescription) {
         let (Some(session), Some(sink)) = (&mut self.session, self.sink.upgrade()) else {
             return;
         };
-        if answer.type_() != WebRTCSDPType::Answer || session.phase != Phase::Negotiating {
+        if answer.type_() != WebRTCSDPType::Answer
+            || session.phase != Phase::Negotiating
+            || session.answers.is_some()
+        {
             gst::warning!(
                 CAT,
                 obj = sink,
@@ -378,24 +418,35 @@ impl Worker {
             Ok(text) => text,
             Err(err) => return self.end_session(&err, true),
         };
-        let dual = sdp::dual_accepted(&text);
+        self.agree(&text);
+        if let Some(session) = &self.session {
+            session.peer.set_remote(answer);
+        }
+    }
+
+    /// What both take is known, from an answer.
+    fn agree(&mut self, text: &str) {
+        let (Some(session), Some(sink)) = (&mut self.session, self.sink.upgrade()) else {
+            return;
+        };
+        let dual = sdp::dual_accepted(text);
         if dual == Err(sdp::NotDual::FirstRefused) {
             return self.end_session("the receiver does not take H.264", true);
         }
         session.set_dual(dual);
-        session.set_audio(sdp::audio_accepted(&text));
+        session.set_audio(sdp::audio_accepted(text));
         if let Some(control) = self.control.as_ref().filter(|_| session.audio.is_some()) {
             control.set_audio(self.audio_rate.share());
             control.follow();
         }
         if let Some(aux) = &session.aux {
-            aux.set_feedback(sdp::has_transport_feedback(&text));
+            aux.set_feedback(sdp::has_transport_feedback(text));
         }
         if session.streams() == 1 {
             session.dual = Err("the encoder's mode is single".into());
         }
-        self.trace.restart(sdp::has_timing(&text));
-        session.set_fec(&text);
+        self.trace.restart(sdp::has_timing(text));
+        session.set_fec(text);
         if session.fec == fec::Agreed::UlpFec {
             // rtpredenc drops the extension that tells frames apart.
             session.dual = Err("RED takes the header extension away".into());
@@ -405,7 +456,6 @@ impl Worker {
             Err(why) => gst::info!(CAT, obj = sink, "single stream: {why}"),
         }
         gst::info!(CAT, obj = sink, "FEC: {}", session.fec.nick());
-        session.peer.set_remote(answer);
     }
 
     /// The receiver is ready: pictures go to the encoder from here on.
@@ -499,6 +549,7 @@ impl Worker {
         if let Some(seqnum) = self.pending_eos.take() {
             post_eos(&sink, seqnum);
         }
+        self.link.on_session_over(Instant::now());
     }
 
     fn on_eos(&mut self, now: Instant, eos: Eos) {

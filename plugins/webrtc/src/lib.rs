@@ -8,6 +8,7 @@
  */
 use gst::glib;
 
+mod answers;
 mod capture_time;
 mod clock_exchange;
 mod dualwebrtcsink;
@@ -22,6 +23,7 @@ mod rtp;
 mod rtphdrextabscapturetime;
 mod sdp;
 mod server;
+mod signallers;
 mod signalling;
 mod video_timing;
 

@@ -43,6 +43,25 @@ impl Settings {
         (self.connect_timeout > 0).then(|| Duration::from_millis(self.connect_timeout.into()))
     }
 
+    /// Another kind of signaller, made new unless it is there already.
+    pub fn set_signalling<S: PartialEq + Copy>(
+        &mut self,
+        wanted: S,
+        of: impl Fn(&Signallable) -> S,
+        make: impl Fn(S) -> Option<Signallable>,
+    ) -> Result<(), &'static str> {
+        let Some(current) = &self.signaller else {
+            return Err("there are no signallers in this process");
+        };
+        if of(current) != wanted {
+            let made = make(wanted).ok_or(
+                "a custom signaller is given as the property signaller, and others need that the rswebrtc plugin is not in use",
+            )?;
+            self.signaller = Some(made);
+        }
+        Ok(())
+    }
+
     /// The embedded server, if it is wanted; the signaller is pointed to it.
     pub fn start_server(&self) -> Result<Option<SignallingServer>, gst::ErrorMessage> {
         if !self.run_server {

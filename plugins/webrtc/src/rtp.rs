@@ -85,7 +85,7 @@ pub fn follow_mtu(pay: &gst::Element, sink: &gst::Pad) {
     });
 }
 
-fn h264() -> gst::caps::Builder<gst::caps::NoFeature> {
+pub fn h264() -> gst::caps::Builder<gst::caps::NoFeature> {
     gst::Caps::builder("application/x-rtp")
         .field("media", "video")
         .field("encoding-name", "H264")
@@ -122,6 +122,28 @@ pub fn offer_caps(ssrc: u32) -> gst::Caps {
     caps
 }
 
+/// What a transceiver of dualwebrtcsrc offers to receive.
+pub fn request_caps() -> gst::Caps {
+    let mut caps = with_feedback(h264()).field("payload", PAYLOAD_TYPE as i32);
+    for (id, uri) in EXTENSIONS {
+        caps = caps.field(format!("extmap-{id}"), uri);
+    }
+    let mut caps = caps.build();
+    let s = caps.make_mut();
+    s.set("packetization-mode", "1");
+    // What every sender can make. Level 3.1, and any other may be sent.
+    s.set("profile-level-id", "42e01f");
+    s.set("level-asymmetry-allowed", "1");
+    caps
+}
+
+/// The same for audio.
+pub fn audio_request_caps() -> gst::Caps {
+    let mut caps = audio_answer_caps(&AUDIO_EXTENSIONS, true);
+    caps.make_mut().set("payload", AUDIO_PAYLOAD_TYPE as i32);
+    caps
+}
+
 /// What a transceiver of dualwebrtcsrc answers: the extensions under the ids
 /// that the offer gives them.
 pub fn answer_caps(extensions: &[(u16, &'static str)]) -> gst::Caps {
@@ -132,7 +154,7 @@ pub fn answer_caps(extensions: &[(u16, &'static str)]) -> gst::Caps {
     caps.build()
 }
 
-fn opus(
+pub fn opus(
     caps: gst::caps::Builder<gst::caps::NoFeature>,
 ) -> gst::caps::Builder<gst::caps::NoFeature> {
     caps.field("media", "audio")

@@ -139,6 +139,13 @@ pub fn media(sdp: &str) -> Vec<Media> {
     sections
 }
 
+/// Whether there is something that we can receive.
+pub fn has_media(sdp: &str) -> bool {
+    media(sdp)
+        .iter()
+        .any(|m| m.video && !m.h264.is_empty() || m.audio && !m.opus.is_empty())
+}
+
 /// Says for every H.264 payload type of an offer that we understand
 /// "frame complete".
 pub fn offer_frame_complete(offer: &str) -> String {
@@ -208,11 +215,11 @@ pub fn audio_accepted(answer: &str) -> Option<bool> {
 
 /// Whether the peer that gave this answer can be sent two streams.
 pub fn dual_accepted(answer: &str) -> Result<(), NotDual> {
-    let sections = media(answer);
+    let sections: Vec<_> = media(answer).into_iter().filter(|m| m.video).collect();
     let stream = |index: usize| {
         sections
             .get(index)
-            .filter(|m| m.video && m.accepted && !m.h264.is_empty())
+            .filter(|m| m.accepted && !m.h264.is_empty())
     };
     let first = stream(0).ok_or(NotDual::FirstRefused)?;
     let second = stream(1).ok_or(NotDual::SecondRefused)?;

@@ -2,7 +2,9 @@
 //! The signaller as a link that is up or down: its signals as events for the
 //! element's worker thread, and retries until a deadline.
 
-use std::sync::mpsc;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -11,10 +13,21 @@ use gst::subclass::prelude::ObjectSubclassIsExt;
 use gst_webrtc::WebRTCSessionDescription;
 use gstrswebrtc::signaller::{Signallable, SignallableExt, Signaller, WebRTCSignallerRole};
 
+use crate::answers::Answers;
+use crate::signallers::{self, Kind, Wrong};
+
 /// Between a failed attempt to connect and the next.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Longer than this a signaller is not waited for when it stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between sessions with a signaller that has one only, doubled each time ...
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// ... unless one lasted this long.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+/// For an HTTP server to listen.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Id of the only session of the WHIP client.
+const UNIQUE: &str = "unique";
 
 /// What a signaller says, for the worker thread.
 #[derive(Debug)]
@@ -31,8 +44,8 @@ pub enum Event {
     SessionRequested {
         session: String,
         peer: String,
-        /// The consumer brought its own offer.
-        offer: bool,
+        /// What the consumer brought, if it did.
+        offer: Option<WebRTCSessionDescription>,
     },
     SessionEnded(String),
     Description {
@@ -90,11 +103,10 @@ pub fn types_available() -> bool {
     })
 }
 
+type Post = Arc<dyn Fn(Event) + Send + Sync>;
+
 /// Signals of `signaller` as events; the handlers hold no element.
-fn connect_signals(
-    signaller: &Signallable,
-    post: impl Fn(Event) + Clone + Send + Sync + 'static,
-) -> Vec<glib::SignalHandlerId> {
+fn connect_signals(signaller: &Signallable, post: Post) -> Vec<glib::SignalHandlerId> {
     let string = |values: &[glib::Value], at: usize| {
         values
             .get(at)
@@ -142,8 +154,7 @@ fn connect_signals(
                     offer: values
                         .get(3)
                         .and_then(|v| v.get::<Option<WebRTCSessionDescription>>().ok())
-                        .flatten()
-                        .is_some(),
+                        .flatten(),
                 })
             },
             false,
@@ -187,6 +198,73 @@ fn connect_signals(
     handlers
 }
 
+/// What events mean to the link, seen where they are emitted.
+struct Watch {
+    kind: Kind,
+    has_client_id: bool,
+    answers: Option<Answers>,
+    countered: Arc<AtomicBool>,
+    post: Box<dyn Fn(Event) + Send + Sync>,
+}
+
+impl Watch {
+    fn on_event(&self, event: Event) {
+        // Without a client id these show that there is a connection.
+        let shows_up = match &event {
+            // They ask for a session before they are connected.
+            Event::Description { .. } => self.kind.is_http_client(),
+            Event::SessionRequested { .. } | Event::SessionStarted { .. } => {
+                matches!(self.kind, Kind::Janus | Kind::JanusStrings | Kind::Custom)
+            }
+            _ => false,
+        };
+        if shows_up && !self.has_client_id {
+            (self.post)(Event::Up);
+        }
+        match (&event, &self.answers) {
+            (
+                Event::SessionRequested { session, .. } | Event::SessionStarted { session, .. },
+                Some(answers),
+            ) => answers.asked(session),
+            (Event::SessionEnded(session), Some(answers)) => answers.answer(session, None),
+            (Event::SessionEnded(_), None) if self.kind == Kind::WhepClient => {
+                self.countered.store(true, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        (self.post)(event);
+    }
+}
+
+/// A WHIP client connects a handler to itself each time it starts, and each of
+/// them would send the offer: it is started once in its life. True if it has
+/// not been.
+fn is_first_start(signaller: &Signallable) -> bool {
+    static STARTED: Mutex<Vec<glib::WeakRef<Signallable>>> = Mutex::new(Vec::new());
+    let mut started = STARTED.lock().unwrap();
+    started.retain(|weak| weak.upgrade().is_some());
+    if started
+        .iter()
+        .any(|weak| weak.upgrade().as_ref() == Some(signaller))
+    {
+        return false;
+    }
+    started.push(signaller.downgrade());
+    true
+}
+
+/// Waits until an HTTP server listens.
+fn is_listening(address: SocketAddr) -> bool {
+    let end = Instant::now() + LISTEN_TIMEOUT;
+    while Instant::now() < end {
+        if TcpStream::connect_timeout(&address, LISTEN_TIMEOUT).is_ok() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
 /// What the element wants of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Role {
@@ -203,6 +281,20 @@ pub struct Link {
     role: Role,
     /// None: for ever.
     timeout: Option<Duration>,
+    kind: Kind,
+    post: Post,
+    /// Of an HTTP server.
+    answers: Option<Answers>,
+    /// Why the signaller was not started; it is no use to try again.
+    refusal: Option<String>,
+    /// Why the last attempt failed.
+    last_error: Option<String>,
+    /// To the next session, with a signaller that has one only.
+    pause: Duration,
+    up_since: Option<Instant>,
+    /// The WHEP server takes no offers and makes its own: the end of our
+    /// session is not the end.
+    countered: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -232,22 +324,66 @@ impl Link {
         timeout: Option<Duration>,
         post: impl Fn(Event) + Clone + Send + Sync + 'static,
     ) -> Self {
-        let handlers = connect_signals(&signaller, post);
+        let kind = Kind::of(&signaller);
+        let answers = kind.serves().then(|| Answers::new(&signaller));
+        let countered = Arc::new(AtomicBool::new(false));
+        let watch = Watch {
+            kind,
+            has_client_id: signaller.find_property("client-id").is_some(),
+            answers: answers.clone(),
+            countered: countered.clone(),
+            post: Box::new(post),
+        };
+        let post: Post = Arc::new(move |event| watch.on_event(event));
+        let handlers = connect_signals(&signaller, post.clone());
         Self {
             signaller,
             handlers,
             state: State::Stopped,
             role,
             timeout,
+            kind,
+            post,
+            answers,
+            refusal: None,
+            last_error: None,
+            pause: RETRY_INTERVAL,
+            up_since: None,
+            countered,
         }
     }
 
     /// For messages: where the server is.
     pub fn uri(&self) -> String {
-        if self.signaller.find_property("uri").is_some() {
-            self.signaller.property("uri")
+        let name = self.kind.address();
+        if self.signaller.find_property(name).is_some() {
+            self.signaller
+                .property::<Option<String>>(name)
+                .unwrap_or_default()
         } else {
             self.signaller.type_().to_string()
+        }
+    }
+
+    /// What an error of the signaller means, and what the user can do.
+    pub fn explain(&self, text: &str) -> (String, String) {
+        signallers::explain(self.kind, &self.uri(), text)
+    }
+
+    /// Each side's candidates are in its only description: nothing can be
+    /// negotiated again in a session.
+    pub fn is_one_shot(&self) -> bool {
+        self.kind.serves() || self.kind.is_http_client()
+    }
+
+    /// Shows the signaller the webrtcbin of a new session, before anything is
+    /// set on it.
+    pub fn attach(&self, session: &str, peer: &str, webrtcbin: &gst::Element) {
+        match &self.answers {
+            Some(answers) => answers.follow(session, webrtcbin),
+            None => self
+                .signaller
+                .emit_by_name::<()>("webrtcbin-ready", &[&peer, webrtcbin]),
         }
     }
 
@@ -269,14 +405,37 @@ impl Link {
             }
         }
         self.state = State::Connecting { since };
+        let listens = match signallers::prepare(self.kind, &self.signaller) {
+            Ok(listens) => listens,
+            Err(Wrong::Settings(text)) => {
+                self.refusal = Some(text);
+                return;
+            }
+            Err(Wrong::Now(text)) => return (self.post)(Event::Error(text)),
+        };
+        if self.kind == Kind::WhipClient && !is_first_start(&self.signaller) {
+            return (self.post)(Event::SessionRequested {
+                session: UNIQUE.into(),
+                peer: UNIQUE.into(),
+                offer: None,
+            });
+        }
         self.signaller.start();
+        if self.kind.serves() {
+            (self.post)(match listens {
+                Some(address) if !is_listening(address) => {
+                    Event::Error(format!("nobody listens at {address}"))
+                }
+                _ => Event::Up,
+            });
+        }
     }
 
     /// Connects anew, to be told of all producers: the signaller sends "I
     /// listen" and "list" in any order, and a producer that registers between
     /// the two goes unheard.
     pub fn list_again(&mut self, now: Instant) {
-        if self.is_up() {
+        if self.is_up() && matches!(self.kind, Kind::GstWebRtc | Kind::Custom) {
             self.halt();
             self.begin(now);
         }
@@ -303,23 +462,89 @@ impl Link {
     }
 
     pub fn send_description(&self, session: &str, description: &WebRTCSessionDescription) {
-        let description = self.signaller.munge_sdp(session, description);
-        self.signaller.send_sdp(session, &description);
+        if self.is_one_shot() {
+            // They take it from webrtcbin, with all candidates.
+            return;
+        }
+        let munges_itself = self
+            .signaller
+            .has_property_with_type("manual-sdp-munging", bool::static_type())
+            && self.signaller.property("manual-sdp-munging");
+        if munges_itself {
+            self.signaller.send_sdp(session, description);
+        } else {
+            let description = self.signaller.munge_sdp(session, description);
+            self.signaller.send_sdp(session, &description);
+        }
     }
 
     pub fn send_candidate(&self, session: &str, mline: u32, candidate: &str) {
-        self.signaller.add_ice(session, candidate, mline, None);
+        // Janus' signaller panics without a connection.
+        if !self.is_one_shot() && (self.is_up() || !self.kind.is_janus()) {
+            self.signaller.add_ice(session, candidate, mline, None);
+        }
     }
 
     pub fn end_session(&self, session: &str) {
-        if self.is_up() {
+        if let Some(answers) = &self.answers {
+            // Without effect if it was answered.
+            answers.answer(session, None);
+        }
+        if !self.is_up() {
+            return;
+        }
+        if self.kind.is_http_client() {
+            // It waits for the server's word.
+            let session = session.to_owned();
+            self.without_waiting_long(move |signaller| signaller.end_session(&session));
+        } else {
             self.signaller.end_session(session);
         }
+    }
+
+    /// A session that was offered is not wanted.
+    pub fn refuse(&mut self, session: &str) {
+        if self.kind.asks_itself() {
+            // There is no other one.
+            self.stop();
+        } else {
+            self.end_session(session);
+        }
+    }
+
+    /// A session is over, and not because of the link. A signaller that has
+    /// one only is started again.
+    pub fn on_session_over(&mut self, now: Instant) {
+        if !self.kind.asks_itself()
+            || !matches!(self.state, State::Up | State::Connecting { .. })
+            || self.countered.swap(false, Ordering::Relaxed)
+        {
+            return;
+        }
+        if self
+            .up_since
+            .take()
+            .is_some_and(|since| now.saturating_duration_since(since) > GOOD_SESSION)
+        {
+            self.pause = RETRY_INTERVAL;
+        }
+        let since = match self.state {
+            State::Connecting { since } => since,
+            _ => now,
+        };
+        self.wait(since, now);
+        self.state = State::Waiting {
+            since,
+            retry_at: now + self.pause,
+        };
+        self.pause = (self.pause * 2).min(MAX_RETRY_INTERVAL);
     }
 
     pub fn on_up(&mut self) {
         if matches!(self.state, State::Connecting { .. }) {
             self.state = State::Up;
+            self.last_error = None;
+            self.up_since = Some(Instant::now());
         }
     }
 
@@ -329,6 +554,13 @@ impl Link {
         if text.starts_with("Error message from server") || text.starts_with("Unknown message") {
             return Change::Refused(text.to_owned());
         }
+        // So do these: what was asked for over HTTP is there, and Janus refused
+        // a single message.
+        let is_single =
+            self.kind.is_http_client() || self.kind.is_janus() && text.starts_with("Error: code:");
+        if is_single && self.is_up() {
+            return Change::Refused(text.to_owned());
+        }
         match self.state {
             State::Stopped | State::Waiting { .. } => Change::Nothing,
             State::Connecting { since } => {
@@ -336,6 +568,7 @@ impl Link {
                 if self.expired(since, now) {
                     return self.give_up(text);
                 }
+                self.last_error = Some(text.to_owned());
                 Change::Trying(text.to_owned())
             }
             State::Up => {
@@ -363,10 +596,19 @@ impl Link {
         Change::GivenUp(text.to_owned())
     }
 
+    /// Time is up. Why an attempt failed says more than that.
+    fn give_up_late(&mut self, text: &str) -> Change {
+        let text = self.last_error.take().unwrap_or_else(|| text.to_owned());
+        self.give_up(&text)
+    }
+
     pub fn deadline(&self) -> Option<Instant> {
+        if self.refusal.is_some() {
+            return Some(Instant::now());
+        }
         match self.state {
             State::Stopped | State::Up => None,
-            State::Connecting { since } if self.has_client_id() => {
+            State::Connecting { since } if self.says_when_up() => {
                 self.timeout.map(|timeout| since + timeout)
             }
             State::Connecting { .. } => None,
@@ -375,14 +617,17 @@ impl Link {
     }
 
     pub fn poll(&mut self, now: Instant) -> Change {
+        if let Some(text) = self.refusal.take() {
+            return self.give_up(&text);
+        }
         match self.state {
-            State::Connecting { since } if self.has_client_id() && self.expired(since, now) => {
+            State::Connecting { since } if self.says_when_up() && self.expired(since, now) => {
                 self.halt();
-                self.give_up("no answer")
+                self.give_up_late("no answer")
             }
             State::Waiting { since, retry_at } if now >= retry_at => {
                 if self.expired(since, now) {
-                    return self.give_up("no connection");
+                    return self.give_up_late("no connection");
                 }
                 self.begin(since);
                 Change::Nothing
@@ -391,24 +636,32 @@ impl Link {
         }
     }
 
-    /// A signaller without this property cannot say when it is connected.
-    fn has_client_id(&self) -> bool {
-        self.signaller.find_property("client-id").is_some()
+    /// One that we do not know and that has no client id is seen to be up only
+    /// when there is a session.
+    fn says_when_up(&self) -> bool {
+        self.kind != Kind::Custom || self.signaller.find_property("client-id").is_some()
     }
 
     /// Stops the signaller, but does not wait for it for ever: its stop()
     /// waits for its runtime with a lock held that the runtime may want.
     fn halt(&self) {
+        if let Some(answers) = &self.answers {
+            answers.refuse_all();
+        }
+        self.without_waiting_long(|signaller| signaller.stop());
+    }
+
+    fn without_waiting_long(&self, call: impl FnOnce(&Signallable) + Send + 'static) {
         let (done, wait) = mpsc::channel();
         let signaller = self.signaller.clone();
-        let stopper = std::thread::spawn(move || {
-            signaller.stop();
+        let caller = std::thread::spawn(move || {
+            call(&signaller);
             // Nobody waits any more if this fails.
             let _ = done.send(());
         });
         if wait.recv_timeout(STOP_TIMEOUT).is_ok() {
             // It has only to return.
-            let _ = stopper.join();
+            let _ = caller.join();
         }
     }
 

@@ -151,6 +151,7 @@ use crate::fec::Agreed;
 use crate::properties::Settings;
 use crate::requirements;
 use crate::server::SignallingServer;
+use crate::signallers::SinkSignalling;
 use crate::signalling::{self, Link};
 
 pub static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -542,6 +543,11 @@ impl ObjectImpl for DualWebRtcSink {
         static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             let mut specs = Settings::specs();
             specs.extend([
+                glib::ParamSpecEnum::builder::<SinkSignalling>("signalling")
+                    .nick("Signalling")
+                    .blurb("Protocol by which sender and receiver find each other; makes a new signaller, so properties of the signaller are to be set after it")
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecBoolean::builder("wait-for-receiver")
                     .nick("Wait For Receiver")
                     .blurb("Hold the first picture until the first receiver is ready, and send from there at the normal pace, instead of dropping pictures; live sources are not held")
@@ -612,6 +618,17 @@ impl ObjectImpl for DualWebRtcSink {
                 };
                 self.settings.lock().unwrap().common.signaller = Some(signaller);
             }
+            "signalling" => {
+                let wanted: SinkSignalling = value.get().expect("type checked upstream");
+                let mut settings = self.settings.lock().unwrap();
+                let common = &mut settings.common;
+                if let Err(why) =
+                    common.set_signalling(wanted, SinkSignalling::of, SinkSignalling::make)
+                {
+                    drop(settings);
+                    gst::warning!(CAT, imp = self, "signalling: {why}");
+                }
+            }
             "wait-for-receiver" => {
                 self.settings.lock().unwrap().wait_for_receiver =
                     value.get().expect("type checked upstream");
@@ -657,6 +674,12 @@ impl ObjectImpl for DualWebRtcSink {
             "audio-frame-size" => self.settings.lock().unwrap().audio.frame.to_value(),
             "audio-fec" => self.settings.lock().unwrap().audio.fec.to_value(),
             "stats" => self.stats().to_value(),
+            "signalling" => {
+                let signaller = self.settings.lock().unwrap().common.signaller.clone();
+                signaller
+                    .map_or(SinkSignalling::default(), |s| SinkSignalling::of(&s))
+                    .to_value()
+            }
             name => self
                 .settings
                 .lock()

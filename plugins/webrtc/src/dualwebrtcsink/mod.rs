@@ -10,6 +10,7 @@ mod fec;
 mod gate;
 mod imp;
 mod kit;
+mod layout;
 mod rates;
 mod session;
 mod share;
@@ -31,6 +32,8 @@ pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     control::CongestionControl::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     worker::EncoderSharing::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     audio::FrameSize::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    crate::signallers::SinkSignalling::static_type()
+        .mark_as_plugin_api(gst::PluginAPIFlags::empty());
     audio_rate::FecMode::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(
         Some(plugin),

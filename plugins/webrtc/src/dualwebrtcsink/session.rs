@@ -19,6 +19,7 @@ use super::audio_rate::AudioRate;
 use super::control::{AuxSender, Control};
 use super::fec::{Encoders, Protected, UlpFec};
 use super::kit::Kit;
+use super::layout::{Layout, Line};
 use super::timeline::Timeline;
 use super::trace::Trace;
 use crate::fec;
@@ -111,6 +112,8 @@ pub struct Parts {
     pub streams: usize,
     /// Duration of an audio packet.
     pub frame_ms: u32,
+    /// Of the offer that is answered, if the receiver makes one.
+    pub answer: Option<Arc<Layout>>,
 }
 
 /// The audio of a session.
@@ -119,6 +122,7 @@ pub struct Audio {
     pub rate: Arc<AudioRate>,
     caps: gst::Element,
     ssrc: u32,
+    line: Line,
     /// The peer takes it.
     pub accepted: bool,
 }
@@ -146,6 +150,8 @@ pub struct Session {
     pub fec: fec::Agreed,
     /// As it was sent.
     pub offer: String,
+    /// The receiver's offer, if it makes one.
+    pub answers: Option<String>,
     pub connection: WebRTCPeerConnectionState,
     ssrcs: Vec<u32>,
     created: Instant,
@@ -188,6 +194,7 @@ impl Session {
             dual: Err("not negotiated".into()),
             fec: fec::Agreed::None,
             offer: String::new(),
+            answers: parts.offer(),
             connection: WebRTCPeerConnectionState::New,
             ssrcs: Vec::new(),
             created: Instant::now(),
@@ -222,24 +229,25 @@ impl Session {
     ) -> Result<(), gst::ErrorMessage> {
         let broken = |err: gst::glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
         let ssrc = self.new_ssrc();
+        let line = parts.video_line(index, ssrc);
         let pay = make("rtph264pay", &format!("pay-{index}"))?;
         pay.set_property("config-interval", -1i32);
         pay.set_property_from_str("aggregate-mode", "zero-latency");
-        pay.set_property("pt", rtp::PAYLOAD_TYPE);
+        pay.set_property("pt", line.payload_type);
         pay.set_property("ssrc", ssrc);
         let caps = make("capsfilter", &format!("caps-{index}"))?;
-        caps.set_property("caps", rtp::payloader_caps(ssrc));
+        caps.set_property("caps", &line.caps);
         let trickle = make("rtptrickle", &format!("trickle-{index}"))?;
         let feedback = make("rtcpiframefeedback", &format!("feedback-{index}"))?;
         feedback.set_property("stream", index as u32);
         let webrtcbin = self.peer.webrtcbin();
         let sink = webrtcbin
-            .request_pad_simple(&format!("sink_{index}"))
+            .request_pad_simple(&format!("sink_{}", line.mline))
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["webrtcbin gives no pad"]))?;
         let transceiver: gst_webrtc::WebRTCRTPTransceiver = sink.property("transceiver");
         transceiver.set_property("direction", WebRTCRTPTransceiverDirection::Sendonly);
         transceiver.set_property("do-nack", true);
-        transceiver.set_property("codec-preferences", rtp::offer_caps(ssrc));
+        transceiver.set_property("codec-preferences", &line.preferences);
 
         let fec = self
             .ulpfec
@@ -296,23 +304,21 @@ impl Session {
             })
         };
         let ssrc = self.new_ssrc();
+        let line = parts.audio_line(self.streams(), ssrc);
         let pay = make("rtpopuspay", "pay-audio")?;
-        pay.set_property("pt", rtp::AUDIO_PAYLOAD_TYPE);
+        pay.set_property("pt", line.payload_type);
         pay.set_property("ssrc", ssrc);
         let caps = make("capsfilter", "caps-audio")?;
-        caps.set_property("caps", rtp::audio_payloader_caps(ssrc, true));
+        caps.set_property("caps", &line.caps);
         let sink = self
             .peer
             .webrtcbin()
-            .request_pad_simple(&format!("sink_{}", self.streams()))
+            .request_pad_simple(&format!("sink_{}", line.mline))
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["webrtcbin gives no pad"]))?;
         let transceiver: gst_webrtc::WebRTCRTPTransceiver = sink.property("transceiver");
         transceiver.set_property("direction", WebRTCRTPTransceiverDirection::Sendonly);
         transceiver.set_property("do-nack", true);
-        transceiver.set_property(
-            "codec-preferences",
-            rtp::audio_offer_caps(ssrc, parts.frame_ms),
-        );
+        transceiver.set_property("codec-preferences", &line.preferences);
         self.bin.add_many([&pay, &caps]).map_err(broken)?;
         pay.link(&caps).map_err(broken)?;
         let (entry, last) = (pad(&pay, "sink")?, pad(&caps, "src")?);
@@ -331,6 +337,7 @@ impl Session {
             rate,
             caps,
             ssrc,
+            line,
             accepted: false,
         });
         Ok(())
@@ -342,7 +349,7 @@ impl Session {
         if let Some(audio) = &mut self.audio {
             audio.accepted = taken.is_some();
             audio.rate.set_active(self.serial, audio.accepted);
-            let caps = rtp::audio_payloader_caps(audio.ssrc, taken == Some(true));
+            let caps = audio.line.caps_with(taken == Some(true));
             audio.caps.set_property("caps", caps);
         }
     }

@@ -19,6 +19,7 @@ use super::branch::{Branch, is_single};
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
 use super::kit::Kit;
+use super::layout::Layout;
 use super::rates::Rates;
 use super::session::{Due, Parts, Phase, Session};
 use super::stats::{Receiver, Shared};
@@ -265,7 +266,7 @@ impl Worker {
                 session,
                 peer,
                 offer,
-            } => self.on_request(session, peer, offer),
+            } => self.on_request(session, peer, offer.as_ref()),
             Event::SessionEnded(id) => {
                 if let Some(serial) = self.serial_of(&id) {
                     self.end_session(serial, "the receiver ended it", false);
@@ -301,13 +302,15 @@ impl Worker {
             Change::Nothing => {}
             Change::Trying(text) => {
                 if !std::mem::replace(&mut self.warned, true) {
+                    let (what, hint) = self.link.explain(&text);
                     gst::element_warning!(
                         sink,
                         gst::ResourceError::OpenReadWrite,
-                        ("No signalling server at {} yet, trying on", self.link.uri()),
-                        ["{text}"]
+                        ("{what}, trying on"),
+                        ["{hint}; {text}"]
                     );
                 }
+                self.on_lost();
             }
             Change::Refused(text) => gst::warning!(CAT, obj = sink, "{text}"),
             Change::Lost(text) => {
@@ -315,13 +318,11 @@ impl Worker {
                 self.on_lost();
             }
             Change::GivenUp(text) => {
+                let (what, hint) = self.link.explain(&text);
                 gst::element_error!(
                     sink,
                     gst::ResourceError::OpenReadWrite,
-                    (
-                        "Cannot reach the signalling server at {}: start one there, set signaller::uri, or set run-signalling-server",
-                        self.link.uri()
-                    ),
+                    ("{what}: {hint}"),
                     ["{text}; connect-timeout says how long to try"]
                 );
             }
@@ -342,29 +343,31 @@ impl Worker {
         }
     }
 
-    fn on_request(&mut self, id: String, peer: String, offer: bool) {
+    fn on_request(&mut self, id: String, peer: String, offer: Option<&WebRTCSessionDescription>) {
         let Some(sink) = self.sink.upgrade() else {
             return;
         };
         let refusal = if self.sessions.len() >= self.max_receivers {
-            Some("there are as many receivers as max-receivers allows")
+            Some("there are as many receivers as max-receivers allows".to_owned())
         } else if self.gate.has_ended() {
-            Some("the stream has ended")
-        } else if offer {
-            Some("offers of receivers are not taken")
+            Some("the stream has ended".into())
         } else {
             None
         };
-        if let Some(why) = refusal {
-            gst::warning!(CAT, obj = sink, "receiver {peer} refused: {why}");
-            self.shared.update(|s| s.refused += 1);
-            self.link.end_session(&id);
-            return;
-        }
+        let layout = match (refusal, offer.map(Layout::of_offer)) {
+            (Some(why), _) | (None, Some(Err(why))) => {
+                gst::warning!(CAT, obj = sink, "receiver {peer} refused: {why}");
+                self.shared.update(|s| s.refused += 1);
+                self.link.refuse(&id);
+                return;
+            }
+            (None, Some(Ok(layout))) => Some(layout),
+            (None, None) => None,
+        };
         gst::info!(CAT, obj = sink, "session {id} with receiver {peer}");
         self.serial += 1;
-        if let Err(err) = self.begin_session(&sink, id.clone(), peer) {
-            self.link.end_session(&id);
+        if let Err(err) = self.begin_session(&sink, id.clone(), peer, layout) {
+            self.link.refuse(&id);
             sink.post_error_message(err);
         }
     }
@@ -374,6 +377,7 @@ impl Worker {
         sink: &DualWebRtcSink,
         id: String,
         peer: String,
+        layout: Option<Layout>,
     ) -> Result<(), gst::ErrorMessage> {
         let serial = self.serial;
         let is_free = !self.sessions.iter().any(|s| s.has_first_kit);
@@ -382,12 +386,14 @@ impl Worker {
         } else {
             self.kit.like(serial, &self.rates)?
         };
+        let mut parts = self.parts(&kit, &peer, serial);
+        let offer = layout.map(|layout| layout.apply(&mut parts));
         let (sender, drained) = (self.sender.clone(), self.sender.clone());
         let mut session = Session::new(
             id,
             serial,
             &self.settings,
-            self.parts(&kit, &peer, serial),
+            parts,
             Arc::new(move |event| {
                 // Fails only when the worker is gone.
                 let _ = sender.send(Command::Peer(serial, event));
@@ -402,8 +408,13 @@ impl Worker {
         let broken = |what: &str| gst::error_msg!(gst::CoreError::StateChange, ["{what}"]);
         sink.add(&session.bin)
             .map_err(|err| broken(&err.to_string()))?;
+        self.link
+            .attach(&session.id, &session.peer_id, session.peer.webrtcbin());
         let started = session.bin.sync_state_with_parent();
-        session.peer.create_offer();
+        match &offer {
+            Some(offer) => session.peer.set_remote(offer),
+            None => session.peer.create_offer(),
+        }
         self.shared.update(|s| s.sessions += 1);
         self.sessions.push(session);
         if started.is_err() {
@@ -453,6 +464,7 @@ impl Worker {
                 _ => 2,
             },
             frame_ms: self.audio_settings.frame.ms(),
+            answer: None,
         }
     }
 
@@ -467,11 +479,17 @@ impl Worker {
             return;
         };
         match event {
-            peer::Event::Created(offer) => {
-                if let Err(text) = self.send_offer(serial, &offer) {
+            peer::Event::Created(description) => {
+                let sent = if session.answers.is_some() {
+                    self.send_answer(serial, &description)
+                } else {
+                    self.send_offer(serial, &description)
+                };
+                if let Err(text) = sent {
                     self.end_session(serial, &text, true);
                 }
             }
+            peer::Event::RemoteSet if session.answers.is_some() => session.peer.create_answer(),
             peer::Event::RemoteSet => session.on_answered(),
             peer::Event::Failed(text) => self.end_session(serial, &text, true),
             peer::Event::Candidate { mline, candidate } => {
@@ -505,12 +523,39 @@ impl Worker {
         Ok(())
     }
 
+    /// The receiver made the offer.
+    fn send_answer(
+        &mut self,
+        serial: u64,
+        answer: &WebRTCSessionDescription,
+    ) -> Result<(), String> {
+        let Some(session) = self.session(serial) else {
+            return Ok(());
+        };
+        let offer = session.answers.as_deref().unwrap_or_default();
+        let text = sdp::answer_frame_complete(&peer::text(answer)?, offer);
+        let answer = peer::parse(WebRTCSDPType::Answer, &text)?;
+        let phase = session.phase;
+        self.agree(serial, &text);
+        let Some(session) = self.session(serial).filter(|s| s.phase == phase) else {
+            return Ok(());
+        };
+        session.peer.set_local(&answer);
+        session.on_answered();
+        let id = session.id.clone();
+        self.link.send_description(&id, &answer);
+        Ok(())
+    }
+
     fn on_answer(&mut self, serial: u64, answer: &WebRTCSessionDescription) {
         let found = self.sessions.iter_mut().find(|s| s.serial == serial);
         let (Some(session), Some(sink)) = (found, self.sink.upgrade()) else {
             return;
         };
-        if answer.type_() != WebRTCSDPType::Answer || session.phase != Phase::Negotiating {
+        if answer.type_() != WebRTCSDPType::Answer
+            || session.phase != Phase::Negotiating
+            || session.answers.is_some()
+        {
             gst::warning!(
                 CAT,
                 obj = sink,
@@ -522,13 +567,25 @@ impl Worker {
             Ok(text) => text,
             Err(err) => return self.end_session(serial, &err, true),
         };
-        let dual = sdp::dual_accepted(&text);
+        self.agree(serial, &text);
+        if let Some(session) = self.session(serial) {
+            session.peer.set_remote(answer);
+        }
+    }
+
+    /// What both take is known, from an answer.
+    fn agree(&mut self, serial: u64, text: &str) {
+        let found = self.sessions.iter_mut().find(|s| s.serial == serial);
+        let (Some(session), Some(sink)) = (found, self.sink.upgrade()) else {
+            return;
+        };
+        let dual = sdp::dual_accepted(text);
         if dual == Err(sdp::NotDual::FirstRefused) {
             return self.end_session(serial, "the receiver does not take H.264", true);
         }
         session.set_dual(dual);
-        session.set_audio(sdp::audio_accepted(&text));
-        let has_feedback = sdp::has_transport_feedback(&text);
+        session.set_audio(sdp::audio_accepted(text));
+        let has_feedback = sdp::has_transport_feedback(text);
         if let Some(aux) = &session.aux {
             aux.set_feedback(has_feedback);
         }
@@ -536,9 +593,9 @@ impl Worker {
             session.dual = Err("the encoder's mode is single".into());
         }
         if let Some(kit) = &session.kit {
-            kit.trace.restart(sdp::has_timing(&text));
+            kit.trace.restart(sdp::has_timing(text));
         }
-        session.set_fec(&text);
+        session.set_fec(text);
         if session.fec == fec::Agreed::UlpFec {
             // rtpredenc drops the extension that tells frames apart.
             session.dual = Err("RED takes the header extension away".into());
@@ -551,9 +608,6 @@ impl Worker {
         if let Err(err) = self.find_encoder(&sink, serial, has_feedback) {
             gst::warning!(CAT, obj = sink, "{err:?}");
             return self.end_session(serial, "there is no encoder for it", true);
-        }
-        if let Some(session) = self.session(serial) {
-            session.peer.set_remote(answer);
         }
     }
 
@@ -685,6 +739,7 @@ impl Worker {
         {
             post_eos(&sink, seqnum);
         }
+        self.link.on_session_over(Instant::now());
     }
 
     fn on_eos(&mut self, now: Instant, eos: Eos) {

@@ -81,6 +81,7 @@ use crate::dualwebrtcsink::{add_stats, signaller_clash};
 use crate::properties::Settings;
 use crate::requirements;
 use crate::server::SignallingServer;
+use crate::signallers::SrcSignalling;
 use crate::signalling::{self, Link};
 
 pub static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -361,6 +362,11 @@ impl ObjectImpl for DualWebRtcSrc {
             let default = SrcSettings::default();
             let mut specs = Settings::specs();
             specs.extend([
+                glib::ParamSpecEnum::builder::<SrcSignalling>("signalling")
+                    .nick("Signalling")
+                    .blurb("Protocol by which sender and receiver find each other; makes a new signaller, so properties of the signaller are to be set after it")
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecUInt::builder("latency")
                     .nick("Latency")
                     .blurb("Time that the jitter buffers wait for packets that are missing, in ms; fixed ones hold all packets that long")
@@ -421,6 +427,17 @@ impl ObjectImpl for DualWebRtcSrc {
                 };
                 self.settings.lock().unwrap().common.signaller = Some(signaller);
             }
+            "signalling" => {
+                let wanted: SrcSignalling = value.get().expect("type checked upstream");
+                let mut settings = self.settings.lock().unwrap();
+                let common = &mut settings.common;
+                if let Err(why) =
+                    common.set_signalling(wanted, SrcSignalling::of, SrcSignalling::make)
+                {
+                    drop(settings);
+                    gst::warning!(CAT, imp = self, "signalling: {why}");
+                }
+            }
             "latency" => {
                 self.settings.lock().unwrap().buffers.latency =
                     value.get().expect("type checked upstream");
@@ -456,6 +473,12 @@ impl ObjectImpl for DualWebRtcSrc {
             "max-latency" => self.settings.lock().unwrap().buffers.max_latency.to_value(),
             "eos-on-end" => self.settings.lock().unwrap().eos_on_end.to_value(),
             "stats" => self.stats().to_value(),
+            "signalling" => {
+                let signaller = self.settings.lock().unwrap().common.signaller.clone();
+                signaller
+                    .map_or(SrcSignalling::default(), |s| SrcSignalling::of(&s))
+                    .to_value()
+            }
             name => self
                 .settings
                 .lock()

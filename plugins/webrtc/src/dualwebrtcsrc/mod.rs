@@ -21,6 +21,8 @@ glib::wrapper! {
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     trace::register_meta();
+    crate::signallers::SrcSignalling::static_type()
+        .mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(
         Some(plugin),
         "dualwebrtcsrc",

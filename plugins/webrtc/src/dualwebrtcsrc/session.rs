@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::prelude::*;
-use gst_webrtc::{WebRTCFECType, WebRTCPeerConnectionState, WebRTCRTPTransceiver};
+use gst_webrtc::{
+    WebRTCFECType, WebRTCPeerConnectionState, WebRTCRTPTransceiver, WebRTCRTPTransceiverDirection,
+};
 
 use super::DualWebRtcSrc;
 use super::buffers::{Buffers, Choice};
@@ -103,8 +105,10 @@ pub struct Session {
     pub peer: Peer,
     pub phase: Phase,
     pub connection: WebRTCPeerConnectionState,
-    /// The offer as text, until it is answered.
+    /// The offer as text.
     pub offer: String,
+    /// We make the offer.
+    pub asks: bool,
     /// In webrtcbin, if FEC is wanted.
     pub fec_decoder: Option<gst::Element>,
     pub fec: Agreed,
@@ -165,6 +169,7 @@ impl Session {
             phase: Phase::Negotiating,
             connection: WebRTCPeerConnectionState::New,
             offer: String::new(),
+            asks: false,
             fec_decoder: None,
             fec: Agreed::None,
             fec_look: None,
@@ -249,6 +254,28 @@ impl Session {
         }
         *self.offered.lock().unwrap() = offered;
         self.offer = text;
+    }
+
+    /// Offers to receive both streams and audio.
+    pub fn request_media(&mut self) {
+        if std::mem::replace(&mut self.asks, true) {
+            return;
+        }
+        let direction = WebRTCRTPTransceiverDirection::Recvonly;
+        let video = rtp::request_caps();
+        for caps in [&video, &video, &rtp::audio_request_caps()] {
+            let transceiver = self
+                .peer
+                .webrtcbin()
+                .emit_by_name::<WebRTCRTPTransceiver>("add-transceiver", &[&direction, caps]);
+            transceiver.set_property("do-nack", true);
+        }
+        self.peer.create_offer();
+    }
+
+    /// What came of our offer.
+    pub fn set_answer(&mut self, text: &str) {
+        *self.offered.lock().unwrap() = sdp::media(text);
     }
 
     /// Takes the FEC that is offered into the answer.

@@ -287,6 +287,12 @@ impl Worker {
             }
             Event::ProducerRemoved(id) => self.producers.retain(|known| *known != id),
             Event::SessionStarted { session, peer } => self.begin_session(now, session, &peer),
+            // The signaller wants an offer from us.
+            Event::SessionRequested { session, .. } if self.is_session(&session) => {
+                if let Some(session) = &mut self.session {
+                    session.request_media();
+                }
+            }
             Event::SessionEnded(id) if self.is_session(&id) => self.on_session_ended(now),
             Event::Description {
                 session,
@@ -329,13 +335,15 @@ impl Worker {
             Change::Nothing => {}
             Change::Trying(text) => {
                 if !std::mem::replace(&mut self.warned, true) {
+                    let (what, hint) = self.link.explain(&text);
                     gst::element_warning!(
                         src,
                         gst::ResourceError::OpenRead,
-                        ("No signalling server at {} yet, trying on", self.link.uri()),
-                        ["{text}"]
+                        ("{what}, trying on"),
+                        ["{hint}; {text}"]
                     );
                 }
+                self.end_session(now, "the signalling failed", false);
             }
             Change::Refused(text) => {
                 gst::warning!(CAT, obj = src, "{text}");
@@ -356,13 +364,11 @@ impl Worker {
                 }
             }
             Change::GivenUp(text) => {
+                let (what, hint) = self.link.explain(&text);
                 gst::element_error!(
                     src,
                     gst::ResourceError::OpenRead,
-                    (
-                        "Cannot reach the signalling server at {}: start one there, set signaller::uri, or set run-signalling-server",
-                        self.link.uri()
-                    ),
+                    ("{what}: {hint}"),
                     ["{text}; connect-timeout says how long to try"]
                 );
             }
@@ -375,7 +381,7 @@ impl Worker {
         };
         if self.session.is_some() || self.wanting == Wanting::Nothing {
             gst::warning!(CAT, obj = src, "session {id} was not asked for");
-            self.link.end_session(&id);
+            self.link.refuse(&id);
             return;
         }
         gst::info!(CAT, obj = src, "session {id} with producer {producer}");
@@ -397,12 +403,13 @@ impl Worker {
         let session = match session {
             Ok(session) => session,
             Err(err) => {
-                self.link.end_session(&id);
+                self.link.refuse(&id);
                 src.post_error_message(err);
                 self.wanting = Wanting::Nothing;
                 return;
             }
         };
+        self.link.attach(&id, &id, session.peer.webrtcbin());
         let started = src
             .add(&session.bin)
             .and_then(|()| {
@@ -431,11 +438,17 @@ impl Worker {
         let (Some(session), Some(src)) = (&mut self.session, self.src.upgrade()) else {
             return;
         };
-        if offer.type_() != WebRTCSDPType::Offer || !session.offer.is_empty() {
+        if session.asks && offer.type_() == WebRTCSDPType::Answer {
+            return self.on_answer(now, offer);
+        }
+        if offer.type_() != WebRTCSDPType::Offer || session.asks || !session.offer.is_empty() {
             gst::warning!(CAT, obj = src, "a second description is ignored");
             return;
         }
         match peer::text(offer) {
+            Ok(text) if !sdp::has_media(&text) => {
+                self.end_session(now, "the producer offers neither H.264 nor Opus", true);
+            }
             Ok(text) => {
                 session.set_offer(text);
                 session.peer.set_remote(offer);
@@ -449,7 +462,13 @@ impl Worker {
             return;
         };
         match event {
+            peer::Event::RemoteSet if session.asks => session.on_answered(),
             peer::Event::RemoteSet => session.peer.create_answer(),
+            peer::Event::Created(offer) if session.asks => {
+                if let Err(text) = self.send_offer(&offer) {
+                    self.end_session(now, &text, true);
+                }
+            }
             peer::Event::Created(answer) => {
                 session.on_answered();
                 if let Err(text) = self.send_answer(&answer) {
@@ -470,6 +489,36 @@ impl Worker {
                     gst::info!(CAT, obj = src, "the producer is at its end");
                 }
             }
+        }
+    }
+
+    /// Ours, to a sender that answers.
+    fn send_offer(&mut self, offer: &WebRTCSessionDescription) -> Result<(), String> {
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
+        let text = sdp::offer_frame_complete(&peer::text(offer)?);
+        let offer = peer::parse(WebRTCSDPType::Offer, &text)?;
+        session.offer = text;
+        session.peer.set_local(&offer);
+        self.link.send_description(&session.id, &offer);
+        Ok(())
+    }
+
+    fn on_answer(&mut self, now: Instant, answer: &WebRTCSessionDescription) {
+        let (Some(session), Some(src)) = (&mut self.session, self.src.upgrade()) else {
+            return;
+        };
+        if session.phase != Phase::Negotiating || session.offer.is_empty() {
+            gst::warning!(CAT, obj = src, "a second answer is ignored");
+            return;
+        }
+        match peer::text(answer) {
+            Ok(text) => {
+                session.set_answer(&text);
+                session.peer.set_remote(answer);
+            }
+            Err(err) => self.end_session(now, &err, true),
         }
     }
 
@@ -547,6 +596,7 @@ impl Worker {
         self.decoder.set_locked_state(true);
         let _ = self.decoder.set_state(gst::State::Ready);
         self.retry_later(now);
+        self.link.on_session_over(now);
     }
 
     fn publish(&self) {

@@ -15,6 +15,7 @@ mod dualwebrtcsrc;
 mod fec;
 mod latency;
 mod peer;
+mod playout_delay;
 mod properties;
 mod repair;
 mod requirements;
@@ -24,6 +25,7 @@ mod sdp;
 mod server;
 mod signalling;
 mod video_timing;
+mod web;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     rtphdrextabscapturetime::register(plugin)?;

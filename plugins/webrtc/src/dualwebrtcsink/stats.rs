@@ -3,6 +3,7 @@
 
 use std::sync::Mutex;
 
+use super::data_channel::DataChannel;
 use crate::fec::Agreed;
 
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Snapshot {
     pub sessions: u64,
     pub refused: u64,
     pub feedback: Vec<gst::Element>,
+    /// To a page, while there is a session with it.
+    pub channel: Option<DataChannel>,
     /// There is a session with congestion control.
     pub control: bool,
     pub fec: Agreed,

@@ -15,6 +15,7 @@ use super::DualWebRtcSink;
 use super::audio::{self, AudioInput};
 use super::audio_rate::AudioRate;
 use super::control::Control;
+use super::data_channel::DataChannel;
 use super::fec::Encoders;
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
@@ -35,6 +36,8 @@ pub enum Command {
     Failed(u64, String),
     /// End of stream has passed one stream of this session.
     Drained(u64),
+    /// A page said hello in this session.
+    Hello(u64),
     Eos(Eos),
     Stop,
 }
@@ -52,6 +55,8 @@ pub struct Worker {
     pub timeline: Timeline,
     pub trace: Trace,
     pub settings: Settings,
+    /// Receivers may be pages.
+    pub data_channel: bool,
     pub shared: Arc<Shared>,
     pub link: Link,
     pub sender: Sender<Command>,
@@ -113,9 +118,17 @@ impl Worker {
                     session.on_drained(now);
                 }
             }
+            Command::Hello(serial) if self.is_current(serial) => self.on_hello(),
             Command::Eos(eos) => self.on_eos(now, eos),
             // Of a session that is gone, and Stop, which ends the loop.
             _ => {}
+        }
+    }
+
+    fn on_hello(&mut self) {
+        let is_dual = self.session.as_mut().is_some_and(Session::on_hello);
+        if let Some(sink) = self.sink.upgrade().filter(|_| is_dual) {
+            gst::info!(CAT, obj = sink, "the receiver is a page and takes dual stream");
         }
     }
 
@@ -273,10 +286,16 @@ impl Worker {
         sink.add(&session.bin)
             .map_err(|err| broken(&err.to_string()))?;
         let started = session.bin.sync_state_with_parent();
+        if let Some(channel) = session.channel.as_ref().filter(|_| started.is_ok())
+            && let Err(err) = channel.open(session.peer.webrtcbin())
+        {
+            gst::warning!(CAT, obj = sink, "{err}");
+        }
         session.peer.create_offer();
         self.shared.update(|s| {
             s.sessions += 1;
             s.feedback = session.feedback.clone();
+            s.channel = session.channel.clone();
             s.control = self.control.is_some();
         });
         self.session = Some(session);
@@ -312,7 +331,19 @@ impl Worker {
             trace: self.trace.clone(),
             streams: if self.encoder_is_single() { 1 } else { 2 },
             frame_ms: self.audio_settings.frame.ms(),
+            channel: self.channel(),
         }
+    }
+
+    /// Of the session that is being made.
+    fn channel(&self) -> Option<DataChannel> {
+        let (sender, serial) = (self.sender.clone(), self.serial);
+        self.data_channel.then(|| {
+            DataChannel::new(move || {
+                // Fails only when the worker is gone.
+                let _ = sender.send(Command::Hello(serial));
+            })
+        })
     }
 
     fn encoder_is_single(&self) -> bool {
@@ -400,6 +431,7 @@ impl Worker {
             // rtpredenc drops the extension that tells frames apart.
             session.dual = Err("RED takes the header extension away".into());
         }
+        session.await_hello(&text);
         match &session.dual {
             Ok(()) => gst::info!(CAT, obj = sink, "the receiver takes dual stream"),
             Err(why) => gst::info!(CAT, obj = sink, "single stream: {why}"),
@@ -473,6 +505,9 @@ impl Worker {
         if tell_peer {
             self.link.end_session(&session.id);
         }
+        if let Some(channel) = &session.channel {
+            channel.end();
+        }
         // First what is downstream: it lets go of the streaming threads.
         // Locked, or a state change of the pipeline might come after.
         session.bin.set_locked_state(true);
@@ -493,6 +528,7 @@ impl Worker {
         }
         self.shared.update(|s| {
             s.feedback.clear();
+            s.channel = None;
             s.control = false;
         });
         drop(session);

@@ -33,6 +33,49 @@ end() {
     return 1
 }
 
+# A browser without a screen that opens a page and presses Start; its camera is
+# not a real one.
+browse() {
+    chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run \
+        --disable-background-networking --disable-component-update --disable-sync \
+        --disable-features=WebRtcHideLocalIpsWithMdns --autoplay-policy=no-user-gesture-required \
+        --use-fake-device-for-media-stream --use-fake-ui-for-media-stream \
+        --user-data-dir="$logs/example-browser-$2" "http://127.0.0.1:$1/?autostart=1" \
+        >"$logs/example-browser-$2.log" 2>&1 </dev/null &
+}
+
+# Sender and receiver have a browser each at the other end.
+browsers() {
+    local port=$1 send=$logs/example-browser-sender.log receive=$logs/example-browser-receiver.log
+    local sender receiver pages shown=0 wrong=0
+    command -v chromium >/dev/null || { echo "browser: skipped, chromium is not installed"; return; }
+    PORT=$port WEB_PORT=$((port + 1)) GST_DEBUG=dualwebrtcsink:4 GST_DEBUG_NO_COLOR=1 \
+        ./gst-launch-examples/browser-sender.sh >"$send" 2>&1 </dev/null & sender=$!
+    PORT=$((port + 2)) WEB_PORT=$((port + 3)) SINK=$COUNTING_SINK \
+        ./gst-launch-examples/browser-receiver.sh >"$receive" 2>&1 </dev/null & receiver=$!
+    sleep 1
+    browse $((port + 1)) watches; pages=$!
+    browse $((port + 3)) sends; pages="$pages $!"
+    for _ in $(seq "$LIMIT"); do
+        sleep 1
+        shown=$(frames "$receive")
+        [ "${shown:-0}" -ge "$FRAMES" ] && grep -q 'is a page and takes dual stream' "$send" && break
+    done
+    complaints "$send" "$receive" && wrong=1
+    [ "${shown:-0}" -ge "$FRAMES" ] || { echo "browser: ${shown:-0} frames came from it in $LIMIT s, $FRAMES wanted"; wrong=1; }
+    grep -q 'is a page and takes dual stream' "$send" || { echo "browser: the page did not take dual stream"; wrong=1; }
+    for page in $pages; do end "$page" || wrong=1; done
+    rm -rf "$logs/example-browser-watches" "$logs/example-browser-sends"
+    end "$receiver" || { echo "browser: receiver, see $receive"; wrong=1; }
+    end "$sender" || { echo "browser: sender, see $send"; wrong=1; }
+    if [ $wrong = 1 ]; then
+        tail -n 20 "$send" "$receive"
+    else
+        echo "browser: $shown frames from it, and one that watches both streams"
+    fi
+    return $wrong
+}
+
 # Runs one pair; prints what is wrong. A third word tells runs of one pair apart.
 pair() {
     local name=$1 port=$2 label=$1${3+-$3}
@@ -74,6 +117,11 @@ for script in gst-launch-examples/*.sh; do
         *-sender)
             name=${name%-sender}
             [ -x "gst-launch-examples/$name-receiver.sh" ] || { echo "$name has no receiver"; status=1; continue; }
+            if [ "$name" = browser ]; then
+                browsers "$port" || status=1
+                port=$((port + 20)) count=$((count + 1))
+                continue
+            fi
             pair "$name" "$port" || status=1
             port=$((port + 20)) count=$((count + 1))
             if [ "$name" = srt ]; then

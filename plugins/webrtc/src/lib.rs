@@ -16,6 +16,7 @@ mod dualwebrtcsrc;
 mod fec;
 mod latency;
 mod peer;
+mod playout_delay;
 mod properties;
 mod repair;
 mod requirements;
@@ -26,6 +27,7 @@ mod server;
 mod signallers;
 mod signalling;
 mod video_timing;
+mod web;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     rtphdrextabscapturetime::register(plugin)?;

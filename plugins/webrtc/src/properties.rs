@@ -9,6 +9,7 @@ use gstrswebrtc::signaller::Signallable;
 
 use crate::fec::Wish;
 use crate::server::{self, SignallingServer};
+use crate::web::{PageRole, WebServer};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -18,6 +19,9 @@ pub struct Settings {
     pub run_server: bool,
     pub server_host: String,
     pub server_port: u16,
+    pub run_web_server: bool,
+    pub web_server_host: String,
+    pub web_server_port: u16,
     /// In ms, 0 for ever.
     pub connect_timeout: u32,
     pub fec: Wish,
@@ -32,6 +36,9 @@ impl Default for Settings {
             run_server: false,
             server_host: "0.0.0.0".into(),
             server_port: 8443,
+            run_web_server: false,
+            web_server_host: "127.0.0.1".into(),
+            web_server_port: 8080,
             connect_timeout: 20_000,
             fec: Wish::default(),
         }
@@ -87,6 +94,30 @@ impl Settings {
         Ok(Some(server))
     }
 
+    /// The embedded web server, if it is wanted; after the signalling server,
+    /// which its page is told of.
+    pub fn start_web_server(&self, role: PageRole) -> Result<Option<WebServer>, gst::ErrorMessage> {
+        if !self.run_web_server {
+            return Ok(None);
+        }
+        let signalling = self
+            .signaller
+            .as_ref()
+            .filter(|signaller| signaller.find_property("uri").is_some())
+            .and_then(|signaller| signaller.property::<Option<String>>("uri"));
+        let (host, port) = (&self.web_server_host, self.web_server_port);
+        let stun = self.stun_server.as_deref();
+        WebServer::start(host, port, role, signalling.as_deref(), stun)
+            .map(Some)
+            .map_err(|err| {
+                gst::error_msg!(
+                    gst::ResourceError::OpenReadWrite,
+                    ("The web server cannot listen on {host}:{port}: {err}"),
+                    ["set web-server-port to a free port (0 takes any)"]
+                )
+            })
+    }
+
     pub fn specs() -> Vec<glib::ParamSpec> {
         let default = Self::default();
         vec![
@@ -133,6 +164,25 @@ impl Settings {
                 .default_value(default.server_port.into())
                 .mutable_ready()
                 .build(),
+            glib::ParamSpecBoolean::builder("run-web-server")
+                .nick("Run Web Server")
+                .blurb("Serve a page to browsers that is the other end of this element; the field web-server of stats is its address, see docs/browser.md")
+                .default_value(default.run_web_server)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecString::builder("web-server-host")
+                .nick("Web Server Host")
+                .blurb("Address the web server listens on; 0.0.0.0 is every IPv4 address of this machine")
+                .default_value(default.web_server_host.as_str())
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt::builder("web-server-port")
+                .nick("Web Server Port")
+                .blurb("TCP port the web server listens on; 0 takes a free one")
+                .maximum(u16::MAX.into())
+                .default_value(default.web_server_port.into())
+                .mutable_ready()
+                .build(),
             glib::ParamSpecUInt::builder("connect-timeout")
                 .nick("Connect Timeout")
                 .blurb("How long to try to reach the signalling server, at the start and when it was lost, before it is an error, in ms; 0 tries for ever")
@@ -172,6 +222,20 @@ impl Settings {
                 // The maximum of the property.
                 self.server_port = port as u16;
             }
+            "run-web-server" => {
+                self.run_web_server = value.get().expect("type checked upstream");
+            }
+            "web-server-host" => {
+                self.web_server_host = value
+                    .get::<Option<String>>()
+                    .expect("type checked upstream")
+                    .unwrap_or_else(|| Self::default().web_server_host);
+            }
+            "web-server-port" => {
+                let port: u32 = value.get().expect("type checked upstream");
+                // The maximum of the property.
+                self.web_server_port = port as u16;
+            }
             "connect-timeout" => {
                 self.connect_timeout = value.get().expect("type checked upstream");
             }
@@ -193,6 +257,9 @@ impl Settings {
             "run-signalling-server" => self.run_server.to_value(),
             "signalling-server-host" => self.server_host.to_value(),
             "signalling-server-port" => u32::from(self.server_port).to_value(),
+            "run-web-server" => self.run_web_server.to_value(),
+            "web-server-host" => self.web_server_host.to_value(),
+            "web-server-port" => u32::from(self.web_server_port).to_value(),
             "connect-timeout" => self.connect_timeout.to_value(),
             "fec" => self.fec.to_value(),
             _ => return None,

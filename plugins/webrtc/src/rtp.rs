@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::{capture_time, video_timing};
+use crate::{capture_time, playout_delay, video_timing};
 use gst::prelude::*;
 
 pub const PAYLOAD_TYPE: u32 = 96;
@@ -27,11 +27,12 @@ pub const TIMING_ID: u8 = 6;
 
 /// Header extensions with the ids that dualwebrtcsink offers. rtpredenc 1.22
 /// writes the transport-wide number under 1, whatever the caps say.
-pub const EXTENSIONS: [(u16, &str); 4] = [
+pub const EXTENSIONS: [(u16, &str); 5] = [
     (1, TWCC_URI),
     (4, FRAME_URI),
     (CAPTURE_ID as u16, CAPTURE_URI),
     (TIMING_ID as u16, TIMING_URI),
+    (playout_delay::ID as u16, playout_delay::URI),
 ];
 /// Those of audio: one URI has one id in a bundle (RFC 8843 section 9.2).
 pub const AUDIO_EXTENSIONS: [(u16, &str); 2] = [(1, TWCC_URI), (CAPTURE_ID as u16, CAPTURE_URI)];

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::rtp;
+use crate::{playout_delay, rtp};
 
 /// RTCP feedback type under which "frame complete" is negotiated.
 pub const FRAME_COMPLETE: &str = "x-iframe-complete";
@@ -203,6 +203,22 @@ pub fn has_timing(answer: &str) -> bool {
         .any(|m| m.video && m.accepted && m.has_extension(rtp::TIMING_URI))
 }
 
+/// Whether the peer that gave this answer is told how long to hold pictures back.
+pub fn has_playout_delay(answer: &str) -> bool {
+    answer.lines().any(|line| {
+        line.starts_with("a=extmap:")
+            && line.split_ascii_whitespace().nth(1) == Some(playout_delay::URI)
+    })
+}
+
+/// Whether the peer that gave this answer takes the data channel.
+pub fn has_data_channel(answer: &str) -> bool {
+    answer.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace();
+        words.next() == Some("m=application") && words.next().is_some_and(|port| port != "0")
+    })
+}
+
 /// What the peer that gave this answer makes of audio: `None` if it takes none,
 /// else whether it sends transport-wide feedback about it.
 pub fn audio_accepted(answer: &str) -> Option<bool> {
@@ -299,6 +315,19 @@ mod tests {
         assert_eq!(audio_accepted(&refused), None);
         assert_eq!(audio_accepted(&OFFER.replace("opus", "PCMU")), None);
         assert_eq!(audio_accepted(""), None);
+    }
+
+    #[test]
+    fn a_data_channel_is_taken_by_its_port() {
+        let taken = "m=video 9 UDP/TLS/RTP/SAVPF 96\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n";
+        assert!(has_data_channel(taken));
+        assert!(!has_data_channel(
+            &taken.replace("m=application 9", "m=application 0")
+        ));
+        assert!(!has_data_channel(OFFER) && !has_data_channel("m=application"));
+        assert!(!has_playout_delay(OFFER));
+        let line = format!("a=extmap:7 {}\r\n", playout_delay::URI);
+        assert!(has_playout_delay(&(OFFER.to_owned() + &line)));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::link::Link;
 const PAGE: &str = include_str!("page.html");
 /// Where FlexFEC is still behind a trial: to offer and answer it, and to send
 /// it.
-const FLEXFEC_TRIALS: &str = "WebRTC-FlexFEC-03-Advertised/Enabled/WebRTC-FlexFEC-03/Enabled/";
-const FLAGS: &[&str] = &[
+pub(crate) const FLEXFEC_TRIALS: &str = "WebRTC-FlexFEC-03-Advertised/Enabled/WebRTC-FlexFEC-03/Enabled/";
+pub(crate) const FLAGS: &[&str] = &[
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -195,35 +195,40 @@ impl Browser {
     pub fn report(&self) -> Report {
         self.report.lock().expect("nobody panics with it").clone()
     }
-
-    fn wait(&mut self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        while !matches!(self.process.try_wait(), Ok(Some(_))) {
-            if Instant::now() >= end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        true
-    }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let group = Pid::from_raw(self.process.id() as i32);
-        // At SIGINT rattan takes its namespaces away.
-        for (signal, patience) in [
-            (Signal::SIGINT, STOP_TIMEOUT),
-            (Signal::SIGKILL, KILL_TIMEOUT),
-        ] {
-            // Fails when all of it is gone.
-            let _ = killpg(group, signal);
-            if self.wait(patience) {
-                break;
-            }
-        }
+        stop(&mut self.process);
         let _ = std::fs::remove_dir_all(&self.profile);
     }
+}
+
+/// Ends a process that leads its group, and the group.
+pub(crate) fn stop(process: &mut Child) {
+    let group = Pid::from_raw(process.id() as i32);
+    // At SIGINT rattan takes its namespaces away.
+    for (signal, patience) in [
+        (Signal::SIGINT, STOP_TIMEOUT),
+        (Signal::SIGKILL, KILL_TIMEOUT),
+    ] {
+        // Fails when all of it is gone.
+        let _ = killpg(group, signal);
+        if ends(process, patience) {
+            break;
+        }
+    }
+}
+
+fn ends(process: &mut Child, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
+    while !matches!(process.try_wait(), Ok(Some(_))) {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
 
 fn command(program: &Path, set_up: &SetUp, port: u16, profile: &Path) -> Command {

@@ -3,7 +3,9 @@
 //! loopback or an emulated link.
 
 pub mod browser;
+pub mod devtools;
 pub mod freeze;
 pub mod http;
 pub mod link;
+pub mod page;
 pub mod session;

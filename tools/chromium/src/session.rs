@@ -24,6 +24,10 @@ const FPS: u32 = 30;
 /// What GLib found wrong with what was done to it.
 static GLIB_WARNINGS: AtomicU64 = AtomicU64::new(0);
 
+pub fn glib_warnings() -> u64 {
+    GLIB_WARNINGS.load(Ordering::Relaxed)
+}
+
 /// Which way the video goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -130,7 +134,7 @@ pub fn init() {
 }
 
 /// A pipeline that goes to NULL when it is dropped.
-struct Pipeline(gst::Pipeline);
+pub(crate) struct Pipeline(pub(crate) gst::Pipeline);
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
@@ -139,11 +143,11 @@ impl Drop for Pipeline {
 }
 
 impl Pipeline {
-    fn element(&self) -> Result<gst::Element> {
+    pub(crate) fn element(&self) -> Result<gst::Element> {
         self.0.by_name("peer").context("our element is gone")
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let bus = self.0.bus().context("a pipeline has a bus")?;
         let kinds = [gst::MessageType::Error, gst::MessageType::Latency];
         while let Some(message) = bus.pop_filtered(&kinds) {
@@ -156,14 +160,14 @@ impl Pipeline {
         Ok(())
     }
 
-    fn stats(&self) -> Result<gst::Structure> {
+    pub(crate) fn stats(&self) -> Result<gst::Structure> {
         Ok(self.element()?.property("stats"))
     }
 }
 
 /// Loses a share of the packets that cross the network side of webrtcbin's
 /// session.
-fn drop_packets(element: &gst::Element, direction: Direction, share: Ratio) {
+pub(crate) fn drop_packets(element: &gst::Element, direction: Direction, share: Ratio) {
     if share == Ratio::ZERO {
         return;
     }

@@ -55,6 +55,9 @@
  *   clock (#rtphdrextabscapturetime), or by the GstReferenceTimestampMeta
  *   `timestamp/x-ntp` that it came with, and how long it took here. See
  *   docs/latency.md.
+ * - With #dualwebrtcsink:run-web-server a browser needs no more than the address
+ *   of a page that is served here. It takes dual stream, too: over a data channel
+ *   the page says which frames are complete. See docs/browser.md.
  * - The encoder's properties are set as `encoder::bitrate`, those of the
  *   signaller as `signaller::uri`, and so with `pacer::`, `estimator::`,
  *   `fec-0::`, `fec-1::` and `audio-encoder::`.
@@ -96,6 +99,8 @@
  * | `pictures-dropped` | uint64 | pictures dropped for want of a receiver |
  * | `waiting` | boolean | the first picture is waiting for a receiver |
  * | `encoder` | structure | statistics of the encoder |
+ * | `web-server` | string | address of the page, while there is a web server |
+ * | `data-channel` | structure | while there is a session with one, see below |
  * | `latency` | structure | from capture to network, by parts: docs/latency.md |
  * | `audio` | structure | while there is an audio pad, see below |
  * | `fec` | string | what the receiver takes: none, ulpfec or flexfec-03 |
@@ -123,6 +128,18 @@
  * | `bitrate` | uint64 | of the encoder, in bit/s |
  * | `share` | uint64 | what audio takes of the network with all headers, in bit/s; 0 if it is not sent |
  * | `fec` | boolean | the encoder makes FEC |
+ *
+ * | field of `data-channel` | type | meaning |
+ * |---|---|---|
+ * | `open`, `hello` | boolean | it is open, and a page has said hello |
+ * | `received` | uint64 | messages; the sum of the next five |
+ * | `completes` | uint64 | "frame complete", given to the encoder |
+ * | `unknown-frames` | uint64 | the same about frames that were not sent or are forgotten |
+ * | `others` | uint64 | all other messages |
+ * | `malformed` | uint64 | too long, or not to be understood |
+ * | `limited` | uint64 | beyond 240 in a second |
+ * | `switches` | uint64 | of the picture from one stream to the other |
+ * | `unsent` | uint64 | messages that could not be sent |
  *
  * The signaller comes from gst-plugins-rs and its types bear the same names
  * as those of the rswebrtc plugin: one process can use elements of one of the
@@ -153,6 +170,7 @@ use crate::requirements;
 use crate::server::SignallingServer;
 use crate::signallers::SinkSignalling;
 use crate::signalling::{self, Link};
+use crate::web::{PageRole, WebServer};
 
 pub static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -191,6 +209,7 @@ struct Running {
     sender: mpsc::Sender<Command>,
     thread: JoinHandle<()>,
     server: Option<SignallingServer>,
+    web: Option<WebServer>,
 }
 
 struct SinkSettings {
@@ -200,6 +219,7 @@ struct SinkSettings {
     max_receivers: u32,
     encoder_sharing: EncoderSharing,
     audio: audio::Settings,
+    data_channel: bool,
 }
 
 impl Default for SinkSettings {
@@ -211,6 +231,7 @@ impl Default for SinkSettings {
             max_receivers: 16,
             encoder_sharing: EncoderSharing::default(),
             audio: audio::Settings::default(),
+            data_channel: false,
         }
     }
 }
@@ -349,7 +370,7 @@ impl DualWebRtcSink {
     }
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let (common, control, audio_settings, max_receivers, sharing) = {
+        let (common, control, audio_settings, max_receivers, sharing, data_channel) = {
             let settings = self.settings.lock().unwrap();
             (
                 settings.common.clone(),
@@ -357,12 +378,14 @@ impl DualWebRtcSink {
                 settings.audio,
                 settings.max_receivers,
                 settings.encoder_sharing,
+                settings.data_channel,
             )
         };
         let (Some(parts), Some(signaller)) = (self.parts.get(), common.signaller.clone()) else {
             return Err(gst::error_msg!(gst::CoreError::Failed, ["not ready"]));
         };
         let server = common.start_server()?;
+        let web = common.start_web_server(PageRole::Receive)?;
         let (sender, commands) = mpsc::channel();
         let post = sender.clone();
         let link = Link::producer(signaller, common.connect_timeout(), move |event| {
@@ -388,6 +411,7 @@ impl DualWebRtcSink {
             audio_rate: self.audio_rate.clone(),
             audio_settings,
             timeline: parts.timeline.clone(),
+            data_channel: data_channel || common.run_web_server,
             settings: common,
             shared: self.shared.clone(),
             link,
@@ -408,6 +432,7 @@ impl DualWebRtcSink {
             sender,
             thread,
             server,
+            web,
         });
         Ok(())
     }
@@ -421,6 +446,7 @@ impl DualWebRtcSink {
         if running.thread.join().is_err() {
             gst::error!(CAT, imp = self, "the worker thread panicked");
         }
+        drop(running.web);
         drop(running.server);
         if let Some(parts) = self.parts.get() {
             parts.gate.set_eos_handler(None);
@@ -464,6 +490,11 @@ impl DualWebRtcSink {
             .field("pictures-dropped", gate.dropped)
             .field("waiting", gate.holding)
             .build();
+        if let Some(running) = &*self.running.lock().unwrap()
+            && let Some(web) = &running.web
+        {
+            stats.set("web-server", web.url());
+        }
         if let Some(audio) = &*self.audio.lock().unwrap() {
             stats.set("audio", audio.stats());
         }
@@ -572,6 +603,12 @@ impl ObjectImpl for DualWebRtcSink {
                     .blurb("Which receivers are served by one encoder, at the rate that the slowest of their networks bears")
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecBoolean::builder("data-channel")
+                    .nick("Data Channel")
+                    .blurb("Offer a data channel, over which a page in a browser takes dual stream (docs/browser.md); always with run-web-server. A foreign receiver that takes the channel and says nothing on it gets its first picture 2 s after it is connected")
+                    .default_value(SinkSettings::default().data_channel)
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecUInt::builder("audio-bitrate")
                     .nick("Audio Bitrate")
                     .blurb("Constant bitrate of Opus, in bit/s; at most a quarter of what the network bears, 24 kbit/s at least")
@@ -633,6 +670,10 @@ impl ObjectImpl for DualWebRtcSink {
                 self.settings.lock().unwrap().wait_for_receiver =
                     value.get().expect("type checked upstream");
             }
+            "data-channel" => {
+                self.settings.lock().unwrap().data_channel =
+                    value.get().expect("type checked upstream");
+            }
             "congestion-control" => {
                 self.settings.lock().unwrap().congestion_control =
                     value.get().expect("type checked upstream");
@@ -667,6 +708,7 @@ impl ObjectImpl for DualWebRtcSink {
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
             "wait-for-receiver" => self.settings.lock().unwrap().wait_for_receiver.to_value(),
+            "data-channel" => self.settings.lock().unwrap().data_channel.to_value(),
             "congestion-control" => self.settings.lock().unwrap().congestion_control.to_value(),
             "max-receivers" => self.settings.lock().unwrap().max_receivers.to_value(),
             "encoder-sharing" => self.settings.lock().unwrap().encoder_sharing.to_value(),

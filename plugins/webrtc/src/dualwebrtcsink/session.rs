@@ -17,6 +17,7 @@ use gst_webrtc::{WebRTCPeerConnectionState, WebRTCRTPTransceiverDirection};
 use super::audio::{self, AudioInput};
 use super::audio_rate::AudioRate;
 use super::control::{AuxSender, Control};
+use super::data_channel::DataChannel;
 use super::fec::{Encoders, Protected, UlpFec};
 use super::kit::Kit;
 use super::layout::{Layout, Line};
@@ -24,10 +25,11 @@ use super::timeline::Timeline;
 use super::trace::Trace;
 use crate::fec;
 use crate::peer::{Peer, Post};
+use crate::playout_delay::PlayoutDelay;
 use crate::properties::Settings;
 use crate::requirements::make;
 use crate::rtp;
-use crate::sdp::NotDual;
+use crate::sdp::{self, NotDual};
 
 /// From the request to a connection.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -40,6 +42,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same for a peer that is not one of ours: browsers send no RTCP before
 /// they receive something.
 const READY_TIMEOUT_FOREIGN: Duration = Duration::from_millis(300);
+/// From connected until a page has said hello, or it gets one stream.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// From end of stream until the encoder and what follows it are empty.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// For retransmissions of the last packets.
@@ -114,6 +118,8 @@ pub struct Parts {
     pub frame_ms: u32,
     /// Of the offer that is answered, if the receiver makes one.
     pub answer: Option<Arc<Layout>>,
+    /// To a page, if there may be one.
+    pub channel: Option<DataChannel>,
 }
 
 /// The audio of a session.
@@ -139,12 +145,18 @@ pub struct Session {
     pub has_first_kit: bool,
     /// Since when it shares an encoder that others had before.
     pub newcomer: Option<Instant>,
+    /// It reports about transport-wide numbers.
+    pub has_feedback: bool,
     pub bin: gst::Bin,
     pub peer: Peer,
     pub aux: Option<AuxSender>,
     ulpfec: Option<UlpFec>,
     pub feedback: Vec<gst::Element>,
     pub audio: Option<Audio>,
+    pub channel: Option<DataChannel>,
+    playout_delay: PlayoutDelay,
+    /// It is dual if it says hello.
+    awaits_hello: bool,
     pub phase: Phase,
     pub dual: Result<(), String>,
     pub fec: fec::Agreed,
@@ -184,12 +196,16 @@ impl Session {
             kit: None,
             has_first_kit: false,
             newcomer: None,
+            has_feedback: false,
             bin,
             peer,
             aux: None,
             ulpfec: None,
             feedback: Vec::new(),
             audio: None,
+            channel: parts.channel.clone(),
+            playout_delay: PlayoutDelay::default(),
+            awaits_hello: false,
             phase: Phase::Negotiating,
             dual: Err("not negotiated".into()),
             fec: fec::Agreed::None,
@@ -274,6 +290,10 @@ impl Session {
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["rtph264pay has no pad sink"]))?;
         rtp::follow_mtu(&pay, &entry);
         parts.trace.add_stream(&pay, ssrc);
+        self.playout_delay.watch(&pay);
+        if let Some(channel) = &self.channel {
+            channel.watch(index, &pay);
+        }
         let ghost = gst::GhostPad::builder_with_target(&entry)
             .map_err(broken)?
             .name(format!("sink_{index}"))
@@ -434,6 +454,35 @@ impl Session {
         self.dual = dual.map_err(|why| why.to_string());
     }
 
+    /// The answer is known, and whether the peer is dual by it: if not, it may
+    /// still be a page.
+    pub fn await_hello(&mut self, answer: &str) {
+        self.playout_delay.set_taken(sdp::has_playout_delay(answer));
+        self.awaits_hello = self.foreign
+            && self.streams() == 2
+            && self.fec != fec::Agreed::UlpFec
+            && self.channel.is_some()
+            && sdp::has_data_channel(answer);
+        if self.awaits_hello {
+            self.dual = Err("no page has said hello on the data channel".into());
+        }
+    }
+
+    /// True if that makes it dual.
+    pub fn on_hello(&mut self) -> bool {
+        let is_early = matches!(
+            self.phase,
+            Phase::Negotiating | Phase::Connecting | Phase::Connected { .. }
+        );
+        let is_dual = is_early && std::mem::take(&mut self.awaits_hello);
+        if is_dual {
+            self.dual = Ok(());
+            // The way back is open.
+            self.first_rtcp = true;
+        }
+        is_dual
+    }
+
     /// The answer is known: FEC is sent as far as it takes it.
     pub fn set_fec(&mut self, answer: &str) {
         let nack = fec::has_nack(answer);
@@ -516,7 +565,9 @@ impl Session {
     }
 
     fn ready_timeout(&self) -> Duration {
-        if self.foreign {
+        if self.awaits_hello {
+            HELLO_TIMEOUT
+        } else if self.foreign {
             READY_TIMEOUT_FOREIGN
         } else {
             READY_TIMEOUT
@@ -554,7 +605,10 @@ impl Session {
             Phase::Negotiating | Phase::Connecting if now >= self.deadline() => {
                 Due::End("no connection came about")
             }
-            Phase::Connected { .. } if self.first_rtcp || now >= self.deadline() => {
+            Phase::Connected { .. }
+                if (self.first_rtcp && !self.awaits_hello) || now >= self.deadline() =>
+            {
+                self.awaits_hello = false;
                 self.phase = Phase::Running;
                 Due::Start
             }

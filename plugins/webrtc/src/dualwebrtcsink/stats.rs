@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use gst::glib;
 use gst::prelude::*;
 
+use super::data_channel::DataChannel;
 use super::kit::Kit;
 use super::session::Session;
 use crate::fec::Agreed;
@@ -22,6 +23,7 @@ pub struct Receiver {
     has_control: bool,
     kit: Option<Kit>,
     feedback: Vec<gst::Element>,
+    channel: Option<DataChannel>,
     encoder: Option<gst::Element>,
 }
 
@@ -39,6 +41,7 @@ impl Receiver {
             has_control: session.control().is_some(),
             kit: session.kit.clone(),
             feedback: session.feedback.clone(),
+            channel: session.channel.clone(),
             encoder: encoder.cloned(),
         }
     }
@@ -65,6 +68,9 @@ impl Receiver {
             for (index, encoder) in used.enumerate() {
                 add_stats(stats, &format!("fec-{index}"), encoder);
             }
+        }
+        if let Some(channel) = &self.channel {
+            stats.set("data-channel", channel.stats());
         }
         for (index, feedback) in self.feedback.iter().enumerate() {
             add_stats(stats, &format!("feedback-{index}"), feedback);

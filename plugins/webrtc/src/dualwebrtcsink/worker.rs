@@ -16,6 +16,7 @@ use super::DualWebRtcSink;
 use super::audio::{self, AudioInput};
 use super::audio_rate::AudioRate;
 use super::branch::{Branch, is_single};
+use super::data_channel::DataChannel;
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
 use super::kit::Kit;
@@ -51,6 +52,8 @@ pub enum Command {
     EncoderFailed(u64, String),
     /// End of stream has passed one stream of this session.
     Drained(u64),
+    /// A page said hello in this session.
+    Hello(u64),
     Eos(Eos),
     Stop,
 }
@@ -89,6 +92,8 @@ pub struct Worker {
     pub audio_settings: audio::Settings,
     pub timeline: Timeline,
     pub settings: Settings,
+    /// Receivers may be pages.
+    pub data_channel: bool,
     pub shared: Arc<Shared>,
     pub link: Link,
     pub sender: Sender<Command>,
@@ -161,9 +166,21 @@ impl Worker {
                     session.on_drained(now);
                 }
             }
+            Command::Hello(serial) => self.on_hello(serial),
             Command::Eos(eos) => self.on_eos(now, eos),
             // Ends the loop.
             Command::Stop => {}
+        }
+    }
+
+    fn on_hello(&mut self, serial: u64) {
+        let is_dual = self.session(serial).is_some_and(Session::on_hello);
+        if let Some(sink) = self.sink.upgrade().filter(|_| is_dual) {
+            gst::info!(
+                CAT,
+                obj = sink,
+                "the receiver is a page and takes dual stream"
+            );
         }
     }
 
@@ -411,6 +428,12 @@ impl Worker {
         self.link
             .attach(&session.id, &session.peer_id, session.peer.webrtcbin());
         let started = session.bin.sync_state_with_parent();
+        if let Some(channel) = session.channel.as_ref().filter(|_| started.is_ok())
+            && offer.is_none()
+            && let Err(err) = channel.open(session.peer.webrtcbin())
+        {
+            gst::warning!(CAT, obj = sink, "{err}");
+        }
         match &offer {
             Some(offer) => session.peer.set_remote(offer),
             None => session.peer.create_offer(),
@@ -465,7 +488,19 @@ impl Worker {
             },
             frame_ms: self.audio_settings.frame.ms(),
             answer: None,
+            channel: self.channel(serial),
         }
+    }
+
+    /// Of the session that is being made.
+    fn channel(&self, serial: u64) -> Option<DataChannel> {
+        let sender = self.sender.clone();
+        self.data_channel.then(|| {
+            DataChannel::new(move || {
+                // Fails only when the worker is gone.
+                let _ = sender.send(Command::Hello(serial));
+            })
+        })
     }
 
     /// The first encoder's mode is single for its receiver only.
@@ -585,9 +620,9 @@ impl Worker {
         }
         session.set_dual(dual);
         session.set_audio(sdp::audio_accepted(text));
-        let has_feedback = sdp::has_transport_feedback(text);
+        session.has_feedback = sdp::has_transport_feedback(text);
         if let Some(aux) = &session.aux {
-            aux.set_feedback(has_feedback);
+            aux.set_feedback(session.has_feedback);
         }
         if session.streams() == 1 {
             session.dual = Err("the encoder's mode is single".into());
@@ -600,15 +635,12 @@ impl Worker {
             // rtpredenc drops the extension that tells frames apart.
             session.dual = Err("RED takes the header extension away".into());
         }
+        session.await_hello(text);
         match &session.dual {
             Ok(()) => gst::info!(CAT, obj = sink, "the receiver takes dual stream"),
             Err(why) => gst::info!(CAT, obj = sink, "single stream: {why}"),
         }
         gst::info!(CAT, obj = sink, "FEC: {}", session.fec.nick());
-        if let Err(err) = self.find_encoder(&sink, serial, has_feedback) {
-            gst::warning!(CAT, obj = sink, "{err:?}");
-            return self.end_session(serial, "there is no encoder for it", true);
-        }
     }
 
     /// An encoder that serves others, one that is free, or a new one.
@@ -616,7 +648,6 @@ impl Worker {
         &mut self,
         sink: &DualWebRtcSink,
         serial: u64,
-        has_feedback: bool,
     ) -> Result<(), gst::ErrorMessage> {
         let Some(session) = self.sessions.iter().find(|s| s.serial == serial) else {
             return Ok(());
@@ -649,18 +680,24 @@ impl Worker {
         if let Some(control) = session.control() {
             control.set_audio(share);
             let share = u32::try_from(share).unwrap_or(u32::MAX);
-            control.serve(&branch.encoder, share, beside_others, has_feedback);
+            control.serve(&branch.encoder, share, beside_others, session.has_feedback);
         }
         Ok(())
     }
 
     /// The receiver is ready: pictures go to the encoder from here on.
     fn start_encoding(&mut self, now: Instant, serial: u64) {
-        let found = self.sessions.iter_mut().find(|s| s.serial == serial);
-        let (Some(session), Some(sink)) = (found, self.sink.upgrade()) else {
+        let Some(sink) = self.sink.upgrade() else {
             return;
         };
         gst::info!(CAT, obj = sink, "the receiver is ready");
+        if let Err(err) = self.find_encoder(&sink, serial) {
+            gst::warning!(CAT, obj = sink, "{err:?}");
+            return self.end_session(serial, "there is no encoder for it", true);
+        }
+        let Some(session) = self.sessions.iter_mut().find(|s| s.serial == serial) else {
+            return;
+        };
         let Some(branch) = self.branches.iter_mut().find(|b| b.serves(serial)) else {
             return;
         };
@@ -708,6 +745,9 @@ impl Worker {
         }
         if tell_peer && session.is_known {
             self.link.end_session(&session.id);
+        }
+        if let Some(channel) = &session.channel {
+            channel.end();
         }
         if let Some(audio) = &session.audio {
             audio.input.leave(serial);

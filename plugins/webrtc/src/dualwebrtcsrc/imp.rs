@@ -31,6 +31,8 @@
  *   are concealed, or made from FEC that is in the next one. What was captured at
  *   the same time gets the same time stamp: the faster of audio and video waits
  *   for the slower. See docs/audio.md.
+ * - With #dualwebrtcsrc:run-web-server a browser can send: it needs no more than
+ *   the address of a page that is served here. See docs/browser.md.
  * - Where the time of a picture goes is in the field `latency` of `stats` and in
  *   an element message each second: docs/latency.md.
  *
@@ -54,6 +56,7 @@
  * | `sessions` | uint64 | sessions so far |
  * | `fec` | string | what was agreed with the producer: none, ulpfec or flexfec-03 |
  * | `fec-decoder` | structure | statistics of #rtpflexfecdec, while there is FlexFEC |
+ * | `web-server` | string | address of the page, while there is a web server |
  * | `decoder` | structure | statistics of the decoder |
  * | `latency` | structure | where the time of pictures goes: docs/latency.md |
  * | `lip-sync` | structure | `audio-offset`, `video-offset` (int64): by how much each waits for the other, in ns; `difference` (int64): how much later pictures are stamped than sound without that, if known |
@@ -83,6 +86,7 @@ use crate::requirements;
 use crate::server::SignallingServer;
 use crate::signallers::SrcSignalling;
 use crate::signalling::{self, Link};
+use crate::web::{PageRole, WebServer};
 
 pub static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -97,6 +101,7 @@ struct Running {
     sender: mpsc::Sender<Command>,
     thread: JoinHandle<()>,
     server: Option<SignallingServer>,
+    web: Option<WebServer>,
 }
 
 struct SrcSettings {
@@ -201,6 +206,7 @@ impl DualWebRtcSrc {
             return Err(gst::error_msg!(gst::CoreError::Failed, ["not ready"]));
         };
         let server = common.start_server()?;
+        let web = common.start_web_server(PageRole::Send)?;
         let (sender, commands) = mpsc::channel();
         let post = sender.clone();
         let link = Link::consumer(signaller, common.connect_timeout(), move |event| {
@@ -226,6 +232,7 @@ impl DualWebRtcSrc {
             sender,
             thread,
             server,
+            web,
         });
         Ok(())
     }
@@ -239,6 +246,7 @@ impl DualWebRtcSrc {
         if running.thread.join().is_err() {
             gst::error!(CAT, imp = self, "the worker thread panicked");
         }
+        drop(running.web);
         drop(running.server);
     }
 
@@ -316,6 +324,11 @@ impl DualWebRtcSrc {
         }
         if let Some(decoder) = &snapshot.fec_decoder {
             add_stats(&mut stats, "fec-decoder", decoder);
+        }
+        if let Some(running) = &*self.running.lock().unwrap()
+            && let Some(web) = &running.web
+        {
+            stats.set("web-server", web.url());
         }
         stats.set("latency", self.trace.structure());
         if let Some(clocks) = &snapshot.clocks {

@@ -18,6 +18,7 @@ mod latency;
 mod peer;
 mod playout_delay;
 mod properties;
+mod reach;
 mod repair;
 mod requirements;
 mod rtp;

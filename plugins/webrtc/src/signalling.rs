@@ -20,6 +20,9 @@ use crate::signallers::{self, Kind, Wrong};
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Longer than this a signaller is not waited for when it stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection that takes longer is tried anew: TCP waits ever longer between
+/// its own tries (1, 2, 4 s), and the network may be back.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Between sessions with a signaller that has one only, doubled each time ...
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// ... unless one lasted this long.
@@ -292,6 +295,10 @@ pub struct Link {
     /// To the next session, with a signaller that has one only.
     pause: Duration,
     up_since: Option<Instant>,
+    /// When the last attempt to connect began.
+    attempt: Instant,
+    /// It is tried for ever.
+    patient: bool,
     /// The WHEP server takes no offers and makes its own: the end of our
     /// session is not the end.
     countered: Arc<AtomicBool>,
@@ -348,6 +355,8 @@ impl Link {
             refusal: None,
             last_error: None,
             pause: RETRY_INTERVAL,
+            attempt: Instant::now(),
+            patient: false,
             up_since: None,
             countered,
         }
@@ -405,6 +414,7 @@ impl Link {
             }
         }
         self.state = State::Connecting { since };
+        self.attempt = Instant::now();
         let listens = match signallers::prepare(self.kind, &self.signaller) {
             Ok(listens) => listens,
             Err(Wrong::Settings(text)) => {
@@ -428,6 +438,26 @@ impl Link {
                 }
                 _ => Event::Up,
             });
+        }
+    }
+
+    /// While there is a session it is tried for ever.
+    pub fn set_patient(&mut self, now: Instant, patient: bool) {
+        if self.patient && !patient {
+            match &mut self.state {
+                State::Connecting { since } | State::Waiting { since, .. } => *since = now,
+                State::Stopped | State::Up => {}
+            }
+        }
+        self.patient = patient;
+    }
+
+    /// Connects anew: the network is another one, or the server does not answer.
+    pub fn connect_again(&mut self, now: Instant) {
+        let is_under_way = matches!(self.state, State::Up | State::Connecting { .. });
+        if is_under_way && matches!(self.kind, Kind::GstWebRtc | Kind::Custom) {
+            self.halt();
+            self.begin(now);
         }
     }
 
@@ -587,8 +617,8 @@ impl Link {
     }
 
     fn expired(&self, since: Instant, now: Instant) -> bool {
-        self.timeout
-            .is_some_and(|timeout| now.saturating_duration_since(since) >= timeout)
+        let expiry = self.timeout.filter(|_| !self.patient);
+        expiry.is_some_and(|timeout| now.saturating_duration_since(since) >= timeout)
     }
 
     fn give_up(&mut self, text: &str) -> Change {
@@ -609,7 +639,15 @@ impl Link {
         match self.state {
             State::Stopped | State::Up => None,
             State::Connecting { since } if self.says_when_up() => {
-                self.timeout.map(|timeout| since + timeout)
+                let attempt = self
+                    .is_tried_again()
+                    .then(|| self.attempt + ATTEMPT_TIMEOUT);
+                let expiry = self.timeout.filter(|_| !self.patient);
+                expiry
+                    .map(|timeout| since + timeout)
+                    .into_iter()
+                    .chain(attempt)
+                    .min()
             }
             State::Connecting { .. } => None,
             State::Waiting { retry_at, .. } => Some(retry_at),
@@ -625,6 +663,13 @@ impl Link {
                 self.halt();
                 self.give_up_late("no answer")
             }
+            State::Connecting { since }
+                if self.is_tried_again() && now >= self.attempt + ATTEMPT_TIMEOUT =>
+            {
+                self.halt();
+                self.begin(since);
+                Change::Nothing
+            }
             State::Waiting { since, retry_at } if now >= retry_at => {
                 if self.expired(since, now) {
                     return self.give_up_late("no connection");
@@ -634,6 +679,10 @@ impl Link {
             }
             _ => Change::Nothing,
         }
+    }
+
+    fn is_tried_again(&self) -> bool {
+        self.kind == Kind::GstWebRtc
     }
 
     /// One that we do not know and that has no client id is seen to be up only

@@ -125,6 +125,11 @@ impl Control {
         self.rates.settle(self.id);
     }
 
+    /// Nothing comes from its receiver, or something again.
+    pub fn set_silent(&self, silent: bool) {
+        self.rates.set_silent(self.id, silent);
+    }
+
     /// Looks at the estimates that go to the encoder by this pad, before the
     /// encoder does.
     pub fn watch(&self, pad: &impl IsA<gst::Pad>) {

@@ -166,6 +166,7 @@ use super::timeline::Timeline;
 use super::worker::{Command, EncoderSharing, Worker};
 use crate::fec::Agreed;
 use crate::properties::Settings;
+use crate::reach::Reach;
 use crate::requirements;
 use crate::server::SignallingServer;
 use crate::signallers::SinkSignalling;
@@ -423,6 +424,7 @@ impl DualWebRtcSink {
             slow: VecDeque::new(),
             slow_look: None,
             slow_since: None,
+            reach: Reach::default(),
         };
         let thread = std::thread::Builder::new()
             .name("dualwebrtcsink".into())

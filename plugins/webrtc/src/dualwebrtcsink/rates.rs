@@ -28,6 +28,8 @@ struct Client {
     estimate: Option<u64>,
     /// A newcomer, whose estimate is not held against the others yet.
     is_new: bool,
+    /// It says nothing, so that its estimate says nothing of its network.
+    is_silent: bool,
     /// What audio takes there, in bit/s.
     audio: u32,
     /// Our value of the estimator's `max-bitrate`.
@@ -79,7 +81,9 @@ impl State {
     /// The lowest estimate of those whom this encoder serves.
     fn lowest(&self, encoder: &gst::Element) -> Option<u64> {
         let served = || self.clients.iter().filter(|c| is(&c.encoder, encoder));
-        let settled = served().filter(|c| !c.is_new).filter_map(|c| c.estimate);
+        let settled = served()
+            .filter(|c| !c.is_new && !c.is_silent)
+            .filter_map(|c| c.estimate);
         settled
             .min()
             .or_else(|| served().filter_map(|c| c.estimate).min())
@@ -145,6 +149,7 @@ impl Rates {
             estimator: estimator.downgrade(),
             estimate: None,
             is_new: false,
+            is_silent: false,
             audio: 0,
             limit: None,
         });
@@ -179,6 +184,13 @@ impl Rates {
     pub fn settle(&self, id: u64) {
         if let Some(client) = self.0.lock().unwrap().client(id) {
             client.is_new = false;
+        }
+    }
+
+    /// It says nothing, or something again.
+    pub fn set_silent(&self, id: u64, silent: bool) {
+        if let Some(client) = self.0.lock().unwrap().client(id) {
+            client.is_silent = silent;
         }
     }
 
@@ -232,11 +244,12 @@ impl Rates {
         state.lowest(&encoder).unwrap_or(target)
     }
 
-    /// The last estimates of those whom this encoder serves.
+    /// The last estimates of those whom this encoder serves and who say something.
     pub fn estimates(&self, encoder: &gst::Element) -> Vec<(u64, u64)> {
         let state = self.0.lock().unwrap();
         let served = state.clients.iter().filter(|c| is(&c.encoder, encoder));
-        served.filter_map(|c| Some((c.id, c.estimate?))).collect()
+        let heard = served.filter(|c| !c.is_silent);
+        heard.filter_map(|c| Some((c.id, c.estimate?))).collect()
     }
 
     /// Gives an encoder a bitrate that is not the user's.
@@ -308,5 +321,55 @@ impl Rates {
         if limit != now {
             estimator.set_property("max-bitrate", limit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An encoder and estimators as far as they are used here would need the other
+    /// plugins: who counts is decided without them.
+    #[test]
+    fn newcomers_and_silent_ones_do_not_count_while_there_are_others() {
+        gst::init().unwrap();
+        let encoder = gst::ElementFactory::make("identity").build().unwrap();
+        let client = |id, estimate, is_new, is_silent| Client {
+            id,
+            encoder: encoder.downgrade(),
+            estimator: glib::WeakRef::new(),
+            estimate,
+            is_new,
+            is_silent,
+            audio: 0,
+            limit: None,
+        };
+        let lowest = |clients: Vec<Client>| {
+            let state = State {
+                clients,
+                ..State::default()
+            };
+            state.lowest(&encoder)
+        };
+        let settled = || client(1, Some(900), false, false);
+        assert_eq!(lowest(vec![]), None);
+        assert_eq!(lowest(vec![settled()]), Some(900));
+        assert_eq!(
+            lowest(vec![settled(), client(2, Some(300), true, false)]),
+            Some(900)
+        );
+        assert_eq!(
+            lowest(vec![settled(), client(2, Some(300), false, true)]),
+            Some(900)
+        );
+        assert_eq!(
+            lowest(vec![settled(), client(2, Some(300), false, false)]),
+            Some(300)
+        );
+        assert_eq!(lowest(vec![client(2, Some(300), true, false)]), Some(300));
+        assert_eq!(
+            lowest(vec![client(2, None, false, false), settled()]),
+            Some(900)
+        );
     }
 }

@@ -36,7 +36,7 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// A receiver that says nothing this long is gone.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// ICE may find the peer again within this time.
-const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(5);
+const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(8);
 /// From connected to the first picture if no RTCP comes in.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same for a peer that is not one of ours: browsers send no RTCP before

@@ -26,6 +26,7 @@ use super::session::{Due, Parts, Phase, Session};
 use super::stats::{Receiver, Shared};
 use super::timeline::Timeline;
 use crate::properties::Settings;
+use crate::reach::Reach;
 use crate::signalling::{self, Change, Link};
 use crate::{fec, peer, sdp};
 
@@ -38,6 +39,11 @@ const SLOW: f64 = 0.7;
 const SLOW_AFTER: Duration = Duration::from_secs(3);
 /// How often that is looked at.
 const SLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// Who says nothing for so long makes room for another receiver if there is none.
+const SILENT: Duration = Duration::from_secs(2);
+/// ... and does not count among those who share its encoder after this time.
+/// Feedback comes each 30 ms.
+const QUIET: Duration = Duration::from_millis(600);
 /// Slow receivers that are remembered, lest they share again.
 const MOST_SLOW: usize = 64;
 
@@ -107,6 +113,7 @@ pub struct Worker {
     /// When it is looked for such next, and since when one is: its serial.
     pub slow_look: Option<Instant>,
     pub slow_since: Option<(u64, Instant)>,
+    pub reach: Reach,
 }
 
 impl Worker {
@@ -115,7 +122,7 @@ impl Worker {
         loop {
             let now = Instant::now();
             let sessions = self.sessions.iter().map(Session::deadline);
-            let deadline = [self.link.deadline(), self.slow_look]
+            let deadline = [self.link.deadline(), self.slow_look, self.reach.deadline()]
                 .into_iter()
                 .flatten()
                 .chain(sessions)
@@ -194,6 +201,14 @@ impl Worker {
     }
 
     fn poll(&mut self, now: Instant) {
+        self.link.set_patient(now, !self.sessions.is_empty());
+        if self.reach.poll(now) {
+            if let Some(sink) = self.sink.upgrade() {
+                gst::info!(CAT, obj = sink, "another network: connecting anew");
+            }
+            self.on_lost();
+            self.link.connect_again(now);
+        }
         let change = self.link.poll(now);
         self.on_link(change);
         let serials: Vec<u64> = self.sessions.iter().map(|s| s.serial).collect();
@@ -225,6 +240,10 @@ impl Worker {
                 if let Some(control) = session.control() {
                     control.settle();
                 }
+            }
+            let is_quiet = now >= session.peer.activity().last() + QUIET;
+            if let Some(control) = session.control() {
+                control.set_silent(is_quiet);
             }
         }
         let shared = self.branches.iter().find(|b| b.is_shared && b.count() > 1);
@@ -270,6 +289,7 @@ impl Worker {
         match event {
             Event::Up => {
                 self.link.on_up();
+                self.reach.on_up(now, &self.link.uri());
                 self.warned = false;
                 if let Some(sink) = self.sink.upgrade() {
                     gst::info!(CAT, obj = sink, "registered at {}", self.link.uri());
@@ -364,6 +384,9 @@ impl Worker {
         let Some(sink) = self.sink.upgrade() else {
             return;
         };
+        if self.sessions.len() >= self.max_receivers {
+            self.end_silent(Instant::now());
+        }
         let refusal = if self.sessions.len() >= self.max_receivers {
             Some("there are as many receivers as max-receivers allows".to_owned())
         } else if self.gate.has_ended() {
@@ -386,6 +409,18 @@ impl Worker {
         if let Err(err) = self.begin_session(&sink, id.clone(), peer, layout) {
             self.link.refuse(&id);
             sink.post_error_message(err);
+        }
+    }
+
+    /// Makes room: who says nothing may well be the one that asks anew.
+    fn end_silent(&mut self, now: Instant) {
+        let silent = self
+            .sessions
+            .iter()
+            .filter(|s| s.phase == Phase::Running && now >= s.peer.activity().last() + SILENT)
+            .min_by_key(|s| s.peer.activity().last());
+        if let Some(serial) = silent.map(|s| s.serial) {
+            self.end_session(serial, "another receiver needs its place", true);
         }
     }
 
@@ -456,8 +491,16 @@ impl Worker {
         if self.sharing == EncoderSharing::None || self.slow.iter().any(|slow| slow == peer) {
             return None;
         }
+        // Nobody is to wait for one that may be dead.
+        let now = Instant::now();
+        let is_quiet = |session: &Session| {
+            session.is_encoding() && now >= session.peer.activity().last() + QUIET
+        };
         let mut branches = self.branches.iter();
-        branches.position(|branch| branch.is_shared && !branch.is_idle())
+        branches.position(|branch| {
+            let mut served = self.sessions.iter().filter(|s| branch.serves(s.serial));
+            branch.is_shared && !branch.is_idle() && !served.any(is_quiet)
+        })
     }
 
     fn parts(&self, kit: &Kit, peer: &str, serial: u64) -> Parts {

@@ -54,6 +54,8 @@
  * | `signalling` | boolean | registered at the signalling server |
  * | `producer` | string | peer id of the producer, empty without a session |
  * | `sessions` | uint64 | sessions so far |
+ * | `outages` | uint64 | times of 1 s and more in which no media came, between times in which it did |
+ * | `last-outage`, `longest-outage` | uint64 | how long such a time was, in ns |
  * | `fec` | string | what was agreed with the producer: none, ulpfec or flexfec-03 |
  * | `fec-decoder` | structure | statistics of #rtpflexfecdec, while there is FlexFEC |
  * | `web-server` | string | address of the page, while there is a web server |
@@ -69,6 +71,7 @@
  */
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
@@ -311,6 +314,8 @@ impl DualWebRtcSrc {
 
     fn stats(&self) -> gst::Structure {
         let snapshot = self.shared.snapshot();
+        let outages = self.shared.outages();
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let mut stats = gst::Structure::builder("application/x-dualwebrtcsrc-stats")
             .field("session", snapshot.session)
             .field("connection-state", snapshot.connection)
@@ -318,6 +323,9 @@ impl DualWebRtcSrc {
             .field("producer", &snapshot.producer)
             .field("fec", snapshot.fec.nick())
             .field("sessions", snapshot.sessions)
+            .field("outages", outages.count)
+            .field("last-outage", nanos(outages.last))
+            .field("longest-outage", nanos(outages.longest))
             .build();
         if let Some(decoder) = self.decoder.get() {
             add_stats(&mut stats, "decoder", decoder);

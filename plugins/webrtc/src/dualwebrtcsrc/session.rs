@@ -36,7 +36,12 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// A producer that sends nothing this long is gone.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// ICE may find the peer again within this time.
-const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(5);
+const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(8);
+/// A sender that answered all questions for its time, each second, and says
+/// nothing now: another session is tried beside.
+const STALL: Duration = Duration::from_millis(2500);
+/// The same where something is known to have happened.
+const STALL_CUT_OFF: Duration = Duration::from_millis(700);
 /// From connected on a report is sent this often until packets come in.
 const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 /// So often at most: a producer that has no picture yet is silent.
@@ -101,6 +106,9 @@ pub type Offered = Arc<Mutex<Vec<sdp::Media>>>;
 pub struct Session {
     pub id: String,
     pub serial: u64,
+    /// The signalling server does not know it any more, or the network is another
+    /// one.
+    pub is_cut_off: bool,
     pub bin: gst::Bin,
     pub peer: Peer,
     pub phase: Phase,
@@ -164,6 +172,7 @@ impl Session {
         let mut session = Self {
             id,
             serial,
+            is_cut_off: false,
             bin,
             peer,
             phase: Phase::Negotiating,
@@ -317,6 +326,21 @@ impl Session {
             self.peer.repair().set_fec(count != before);
             self.fec_look = Some((now + FEC_INTERVAL, count));
         }
+    }
+
+    /// When a sender that says something each second is taken for dead, or the
+    /// way to it.
+    pub fn stalls_at(&self) -> Option<Instant> {
+        let after = match self.phase {
+            Phase::Connected { .. } | Phase::Running if self.is_cut_off => STALL_CUT_OFF,
+            Phase::Running if self.trace.is_answered() => STALL,
+            _ => return None,
+        };
+        Some(self.peer.activity().last() + after)
+    }
+
+    pub fn is_stalled(&self, now: Instant) -> bool {
+        self.stalls_at().is_some_and(|at| now >= at)
     }
 
     pub fn clock_deadline(&self) -> Option<Instant> {

@@ -135,7 +135,8 @@ impl Streams {
             self.clocks
                 .add(ssrc, kind, clock_rate, self.buffers.of(ssrc).as_ref());
         }
-        let (activity, media, clocks, trace) = (
+        let (shared, activity, media, clocks, trace) = (
+            self.shared.clone(),
             self.activity.clone(),
             self.media.clone(),
             self.clocks.clone(),
@@ -147,6 +148,7 @@ impl Streams {
                 activity.touch();
                 media.any.store(true, Ordering::Relaxed);
                 let now = Instant::now();
+                shared.on_packet(now);
                 let mut source = None;
                 let mut packet = |packet: &gst::BufferRef| {
                     source = rtp::source(packet).or(source);

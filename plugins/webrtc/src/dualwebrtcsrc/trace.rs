@@ -141,6 +141,12 @@ impl Trace {
         self.0.lock().unwrap().exchange.asked(now);
     }
 
+    /// The sender says what time it is when it is asked.
+    pub fn is_answered(&self) -> bool {
+        let state = self.0.lock().unwrap();
+        state.exchange.relation(Instant::now()).is_some()
+    }
+
     pub fn on_rtcp(&self, compound: &[u8]) {
         if let Some(now) = NtpTime::now() {
             let mut state = self.0.lock().unwrap();

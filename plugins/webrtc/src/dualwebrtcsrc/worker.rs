@@ -17,6 +17,7 @@ use super::session::{Due, Phase, Session};
 use super::stats::Shared;
 use super::trace::Trace;
 use crate::properties::Settings;
+use crate::reach::Reach;
 use crate::signalling::{self, Change, Link};
 use crate::{fec, peer, sdp};
 
@@ -25,6 +26,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A producer that does not react to a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same while the session that is there is stalled: the server may be out of
+/// reach, too.
+const STALLED_REQUEST_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Without a producer, all are listed again after this time, and then at the
 /// second interval.
 const LIST_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -72,6 +76,7 @@ pub struct Worker {
     ending: Option<Instant>,
     list_again: Option<Instant>,
     listed_again: bool,
+    reach: Reach,
 }
 
 /// What the worker is made of.
@@ -119,6 +124,7 @@ impl Worker {
             ending: None,
             list_again: None,
             listed_again: false,
+            reach: Reach::default(),
         }
     }
 
@@ -159,8 +165,11 @@ impl Worker {
     }
 
     fn deadline(&self) -> Option<Instant> {
+        let stalls_at = self.session.as_ref().and_then(Session::stalls_at);
+        let now = Instant::now();
         let wanting = match self.wanting {
-            _ if self.session.is_some() => None,
+            // Until then, none is wanted.
+            _ if self.session.is_some() && stalls_at.is_none_or(|at| now < at) => stalls_at,
             Wanting::From(at) if self.choose().is_some() => Some(at),
             Wanting::From(at) => self.list_again.map(|list| list.max(at)),
             Wanting::Requested(until) => Some(until),
@@ -173,6 +182,7 @@ impl Worker {
             self.session.as_ref().and_then(Session::clock_deadline),
             wanting,
             self.ending,
+            self.reach.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -197,6 +207,14 @@ impl Worker {
     }
 
     fn poll(&mut self, now: Instant) {
+        self.link.set_patient(now, self.session.is_some());
+        if self.reach.poll(now) {
+            if let Some(src) = self.src.upgrade() {
+                gst::info!(CAT, obj = src, "another network: connecting anew");
+            }
+            self.cut_off(now);
+            self.link.connect_again(now);
+        }
         let change = self.link.poll(now);
         self.on_link(now, change);
         if self.ending.is_some_and(|until| now >= until) {
@@ -210,7 +228,11 @@ impl Worker {
             session.poll_clock(now);
         }
         match self.session.as_mut().map(|session| session.poll(now)) {
-            Some(Due::Nothing) => {}
+            Some(Due::Nothing) => {
+                if self.session.as_ref().is_some_and(|s| s.is_stalled(now)) {
+                    self.want(now);
+                }
+            }
             Some(Due::Report) => {
                 if let Some(session) = &self.session {
                     session.peer.send_report();
@@ -239,8 +261,18 @@ impl Worker {
                     gst::info!(CAT, obj = src, "asking producer {producer} for a session");
                 }
                 if self.link.request_session(&producer) {
-                    self.wanting = Wanting::Requested(now + REQUEST_TIMEOUT);
+                    let timeout = if self.session.is_some() {
+                        STALLED_REQUEST_TIMEOUT
+                    } else {
+                        REQUEST_TIMEOUT
+                    };
+                    self.wanting = Wanting::Requested(now + timeout);
                 }
+            }
+            Wanting::Requested(until) if now >= until && self.session.is_some() => {
+                self.wanting = Wanting::From(now);
+                self.producers.clear();
+                self.link.connect_again(now);
             }
             Wanting::Requested(until) if now >= until => self.retry_later(now),
             _ => {}
@@ -259,6 +291,7 @@ impl Worker {
         match event {
             Event::Up => {
                 self.link.on_up();
+                self.reach.on_up(now, &self.link.uri());
                 self.warned = false;
                 let interval = if self.listed_again {
                     LIST_AGAIN.1
@@ -343,7 +376,12 @@ impl Worker {
                         ["{hint}; {text}"]
                     );
                 }
-                self.end_session(now, "the signalling failed", false);
+                // What is connected goes on.
+                let comes_about =
+                    |s: &Session| matches!(s.phase, Phase::Negotiating | Phase::Connecting);
+                if self.session.as_ref().is_some_and(comes_about) {
+                    self.end_session(now, "the signalling failed", false);
+                }
             }
             Change::Refused(text) => {
                 gst::warning!(CAT, obj = src, "{text}");
@@ -353,15 +391,7 @@ impl Worker {
             }
             Change::Lost(text) => {
                 gst::warning!(CAT, obj = src, "signalling server lost: {text}");
-                self.producers.clear();
-                self.list_again = None;
-                self.listed_again = false;
-                if self.session.as_ref().is_none_or(|s| !s.has_ended()) {
-                    self.end_session(now, "the signalling server is lost", false);
-                }
-                if self.wanting != Wanting::Nothing {
-                    self.wanting = Wanting::From(now);
-                }
+                self.cut_off(now);
             }
             Change::GivenUp(text) => {
                 let (what, hint) = self.link.explain(&text);
@@ -375,10 +405,32 @@ impl Worker {
         }
     }
 
+    /// The server forgets our session, or we cannot tell it of it any more. What
+    /// is connected goes on; the rest cannot come about.
+    fn cut_off(&mut self, now: Instant) {
+        self.producers.clear();
+        self.list_again = None;
+        self.listed_again = false;
+        match &mut self.session {
+            Some(session) if matches!(session.phase, Phase::Negotiating | Phase::Connecting) => {
+                self.end_session(now, "the signalling server is lost", false);
+            }
+            Some(session) => session.is_cut_off = true,
+            None => {}
+        }
+        if self.wanting != Wanting::Nothing {
+            self.wanting = Wanting::From(now);
+        }
+    }
+
     fn begin_session(&mut self, now: Instant, id: String, producer: &str) {
         let Some(src) = self.src.upgrade() else {
             return;
         };
+        // What was stalled may be back.
+        if self.session.as_ref().is_some_and(|s| s.is_stalled(now)) {
+            self.end_session(now, "it is stalled, and there is another one", true);
+        }
         if self.session.is_some() || self.wanting == Wanting::Nothing {
             gst::warning!(CAT, obj = src, "session {id} was not asked for");
             self.link.refuse(&id);
@@ -585,7 +637,7 @@ impl Worker {
             return;
         };
         gst::info!(CAT, obj = src, "session {} ends: {why}", session.id);
-        if tell_peer {
+        if tell_peer && !session.is_cut_off {
             self.link.end_session(&session.id);
         }
         if matches!(session.phase, Phase::Running | Phase::Draining { .. }) {

@@ -139,6 +139,13 @@ pub fn media(sdp: &str) -> Vec<Media> {
     sections
 }
 
+/// What is lost of this source is asked for again; `None` if no section names it.
+/// Of video it always is.
+pub fn asks_again(sections: &[Media], ssrc: u32) -> Option<bool> {
+    let section = sections.iter().find(|m| m.ssrcs.contains(&ssrc))?;
+    Some(section.video || section.nack)
+}
+
 /// Says for every H.264 payload type of an offer that we understand
 /// "frame complete".
 pub fn offer_frame_complete(offer: &str) -> String {
@@ -327,6 +334,16 @@ mod tests {
         assert_eq!(offer.matches(FRAME_COMPLETE).count(), 2);
         assert!(offer.contains("a=rtpmap:96 H264/90000\r\na=rtcp-fb:96 x-iframe-complete\r\n"));
         assert_eq!(offer_frame_complete(&offer), offer);
+    }
+
+    #[test]
+    fn each_source_is_asked_for_again_as_its_own_section_says() {
+        let offer = "v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\na=rtcp-fb:96 nack\r\na=ssrc:1 cname:x\r\n\
+            m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=rtcp-fb:111 transport-cc\r\na=ssrc:2 cname:x\r\n";
+        let asks = |offer: &str| [1, 2, 3].map(|ssrc| asks_again(&media(offer), ssrc));
+        assert_eq!(asks(offer), [Some(true), Some(false), None]);
+        let both = offer.replace("transport-cc", "nack");
+        assert_eq!(asks(&both), [Some(true), Some(true), None]);
     }
 
     #[test]

@@ -15,7 +15,8 @@ const WARM_UP: u64 = 60;
 /// Pictures of one step; the last half is measured.
 const PER_STEP: u64 = 30;
 const SETTLED: usize = 15;
-/// openh264 takes no finer quantiser for camera pictures, whatever qp-min is.
+/// openh264's rate control takes no finer quantiser (GOM_MIN_QP_MODE), whatever
+/// qp-min and usage-type are.
 const FINEST: f64 = 12.0;
 const RATES: (f64, f64) = (300_000.0, 3_000_000.0);
 
@@ -317,13 +318,24 @@ fn clips() -> Vec<(String, Clip)> {
         .collect()
 }
 
+/// To begin elsewhere in the videos.
+fn number(variable: &str) -> u64 {
+    let text = std::env::var(variable).unwrap_or_default();
+    text.parse().unwrap_or_default()
+}
+
 fn each_source(encoder: &str) -> Vec<(String, Outcome)> {
     let properties = std::env::var("RATES_PROPERTIES").unwrap_or_default();
     let properties = format!("encoder={encoder} {properties}");
     let scene = Scene::new();
-    let mut all = vec![("scene".to_owned(), sweep(&properties, |n| scene.draw(n)))];
+    let skip = number("RATES_SKIP");
+    let mut all = Vec::new();
+    all.push((
+        "scene".to_owned(),
+        sweep(&properties, |n| scene.draw(n + skip)),
+    ));
     for (name, clip) in clips() {
-        all.push((name, sweep(&properties, |n| clip.draw(n))));
+        all.push((name, sweep(&properties, |n| clip.draw(n + skip))));
     }
     for (name, outcome) in &all {
         report(&format!("{encoder} {name}"), outcome);
@@ -340,25 +352,23 @@ fn x264enc_follows_the_rate_without_a_key_frame() {
     }
 }
 
-/// The scene that is always here meets the limits. On real clips a frame where
-/// motion sets in is larger, because its size is known only when it is coded,
-/// and a quiet picture leaves rate unused (docs/encoders.md).
+/// All meet the limit of the rate, or cannot use it since they are coded as finely
+/// as openh264 can. The scene that is always here meets the limit of single frames,
+/// too; on real clips a frame where something new is seen is larger, because its
+/// size is known only when it is coded (docs/encoders.md).
 #[test]
 fn openh264enc_follows_the_rate_without_a_key_frame() {
     for (name, outcome) in each_source("openh264enc") {
         assert_eq!(outcome.key_frames, 1, "{name}: {outcome}");
         let mean = outcome.rates.iter().sum::<f64>() / outcome.rates.len() as f64;
-        assert!((0.85..1.02).contains(&mean), "{name}: {outcome}");
-        let (off, largest) = match name.as_str() {
-            "scene" => (0.10, 1.5),
-            _ => (0.12, 2.1),
-        };
-        assert!(outcome.highest_rate() <= 1.0 + off, "{name}: {outcome}");
-        assert!(outcome.worst_rate_in_use() <= off, "{name}: {outcome}");
+        assert!((0.90..1.03).contains(&mean), "{name}: {outcome}");
+        let largest = if name == "scene" { 1.5 } else { 2.2 };
+        assert!(outcome.highest_rate() <= 1.10, "{name}: {outcome}");
+        assert!(outcome.worst_rate_in_use() <= 0.10, "{name}: {outcome}");
         assert!(outcome.largest() <= largest, "{name}: {outcome}");
         // So that the exception is none where the rate can be used.
         if name == "scene" {
-            assert!(outcome.worst_rate() <= off, "{name}: {outcome}");
+            assert!(outcome.worst_rate() <= 0.10, "{name}: {outcome}");
         }
     }
 }

@@ -19,7 +19,8 @@ use crate::link::Link;
 const PAGE: &str = include_str!("page.html");
 /// Where FlexFEC is still behind a trial: to offer and answer it, and to send
 /// it.
-pub(crate) const FLEXFEC_TRIALS: &str = "WebRTC-FlexFEC-03-Advertised/Enabled/WebRTC-FlexFEC-03/Enabled/";
+pub(crate) const FLEXFEC_TRIALS: &str =
+    "WebRTC-FlexFEC-03-Advertised/Enabled/WebRTC-FlexFEC-03/Enabled/";
 pub(crate) const FLAGS: &[&str] = &[
     "--headless",
     "--no-sandbox",
@@ -161,13 +162,23 @@ pub struct Browser {
 
 impl Browser {
     pub fn start(set_up: &SetUp) -> Result<Self> {
+        Self::with_page(set_up, PAGE, |_| ())
+    }
+
+    /// With another page, whose reports go to `hears`, too.
+    pub fn with_page(
+        set_up: &SetUp,
+        page: &'static str,
+        hears: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let program = find().context("Chromium is not installed")?;
         let report = Arc::new(Mutex::new(Report::default()));
-        let hears = report.clone();
-        let server = PageServer::start(set_up.link.host(), PAGE, move |text| {
+        let takes = report.clone();
+        let server = PageServer::start(set_up.link.host(), page, move |text| {
+            hears(text);
             if let Ok(newer) = serde_json::from_str(text) {
-                hears.lock().expect("nobody panics with it").take(newer);
+                takes.lock().expect("nobody panics with it").take(newer);
             }
         })?;
         let profile = std::env::temp_dir().join(format!(

@@ -167,7 +167,7 @@ impl Pipeline {
 
 /// Loses a share of the packets that cross the network side of webrtcbin's
 /// session.
-pub(crate) fn drop_packets(element: &gst::Element, direction: Direction, share: Ratio) {
+pub fn drop_packets(element: &gst::Element, direction: Direction, share: Ratio) {
     if share == Ratio::ZERO {
         return;
     }

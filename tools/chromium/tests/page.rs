@@ -81,7 +81,10 @@ fn the_page_shows_both_streams_and_sees_each_switch() {
     screenshot(&session.page, "receive.png");
     let stats = session.stats().expect("stats");
     assert_eq!(stats.get("dual"), Ok(true), "{stats}");
-    assert_eq!((&report["dual"], &report["sound"]), (&true.into(), &true.into()));
+    assert_eq!(
+        (&report["dual"], &report["sound"]),
+        (&true.into(), &true.into())
+    );
     // One more may be on its way.
     let seen = number(&report, "/switches") as u64;
     assert!((seen..=seen + 2).contains(&switches(&session)), "{report}");

@@ -369,7 +369,8 @@ impl DualH264Enc {
             self.remove_lane(stream);
             return Err(err);
         }
-        router.renewed(stream, change, Some(rate).filter(|_| family.rate_at_start));
+        let rate = Some(rate).filter(|_| family.rate_at_start);
+        router.renewed(stream, change, rate, family.account());
         Ok(())
     }
 

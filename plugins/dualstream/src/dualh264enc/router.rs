@@ -17,7 +17,7 @@ use crate::meta;
 use dualstream_common::{Bitrate, DataSize, Timestamp};
 use dualstream_core::quantiser::QuantiserReader;
 use dualstream_core::sender::{
-    Coding, Config, EncoderRate, Feedback, RateChange, RateGate, Sender, Wanted,
+    Coding, Config, Due, EncoderRate, Feedback, GroupAccount, RateChange, RateGate, Sender, Wanted,
 };
 use dualstream_core::wire::{FrameTag, Stream};
 use gst::glib;
@@ -135,6 +135,8 @@ struct State {
     pushing: [bool; 2],
     /// What each encoder is set to, and when that changes.
     gates: [RateGate; 2],
+    /// Of encoders that share out bits over groups of pictures.
+    accounts: [Option<GroupAccount>; 2],
     /// What became of the last frame pushed out on each stream.
     flows: [Result<gst::FlowSuccess, gst::FlowError>; 2],
     background_rate: Option<Bitrate>,
@@ -154,6 +156,7 @@ impl Default for State {
             pending: Default::default(),
             pushing: [false; 2],
             gates: [RateGate::default(); 2],
+            accounts: [None; 2],
             flows: [Ok(gst::FlowSuccess::Ok); 2],
             background_rate: None,
             traffic: Traffic::default(),
@@ -162,6 +165,20 @@ impl Default for State {
 }
 
 impl State {
+    /// What to tell the encoder of `stream`, of which `asked` is wanted.
+    fn told(&mut self, stream: Stream, asked: EncoderRate, key: bool) -> EncoderRate {
+        let Some(account) = &mut self.accounts[stream.index()] else {
+            return asked;
+        };
+        let bitrate = account.next(Due {
+            asked,
+            target: self.core.config().target,
+            key,
+            alone: self.core.single().is_some(),
+        });
+        EncoderRate { bitrate, ..asked }
+    }
+
     fn free(&self, stream: Stream, now: Timestamp) -> bool {
         let i = stream.index();
         !self.pushing[i]
@@ -421,7 +438,8 @@ pub mod imp {
                 let rate = state.pending[i]
                     .iter()
                     .find(|p| p.coding.tag == tag)
-                    .map(|p| p.coding.rate);
+                    .map(|p| p.coding.rate)
+                    .map(|rate| state.told(stream, rate, tag.key));
                 // The pictures' time alone: the clock may run apart from it.
                 let now = state.last_picture.map_or(Timestamp::ZERO, |(time, _)| time);
                 let wanted = rate.map(|rate| Wanted {
@@ -442,8 +460,15 @@ pub mod imp {
         }
 
         /// A new encoder was put in place, set to `rate` if it is known.
-        pub fn renewed(&self, stream: Stream, change: RateChange, rate: Option<EncoderRate>) {
+        pub fn renewed(
+            &self,
+            stream: Stream,
+            change: RateChange,
+            rate: Option<EncoderRate>,
+            account: Option<GroupAccount>,
+        ) {
             let mut state = self.state();
+            state.accounts[stream.index()] = account;
             state.gates[stream.index()] = match state.last_picture {
                 Some((now, _)) => RateGate::made(now, change, rate),
                 None => RateGate::new(change, rate),
@@ -544,6 +569,9 @@ pub mod imp {
                 };
                 if key && !tag.key {
                     state.traffic.unexpected_key_frames += 1;
+                }
+                if let Some(account) = &mut state.accounts[i] {
+                    account.coded(DataSize::from_bytes(size), quantiser, key);
                 }
                 let traffic = &mut state.traffic;
                 let (frames, bytes, largest) = if tag.background {

@@ -27,6 +27,7 @@ mod x264;
 
 pub use crate::trial::{PICTURES as PROBE_PICTURES, ProbeError, Probed};
 use dualstream_common::Bitrate;
+use dualstream_core::sender::GroupAccount;
 pub use dualstream_core::sender::{EncoderRate, RateChange};
 use gst::prelude::*;
 pub use probe::probe;
@@ -199,6 +200,9 @@ pub struct Family {
     /// Frame times at the rate that an IDR frame takes, where there is no
     /// buffer to bound it; 1: as large as the rate says.
     pub key_frame_cost: f64,
+    /// It shares its bits out over groups of pictures, as [`GroupAccount`] says,
+    /// and has no buffer to bound a single one.
+    pub groups: bool,
 }
 
 impl std::fmt::Debug for Family {
@@ -225,6 +229,7 @@ const BASE: Family = Family {
     rate_at_start: true,
     new_for_key_frame: false,
     key_frame_cost: 1.0,
+    groups: false,
 };
 
 static FAMILIES: [Family; 19] = [
@@ -362,6 +367,12 @@ impl Family {
             Some((property, change)) if element.find_property(property).is_some() => change,
             _ => self.rate_change,
         }
+    }
+
+    /// To tell a new encoder its rates by, where it needs that.
+    #[must_use]
+    pub fn account(&self) -> Option<GroupAccount> {
+        self.groups.then(|| GroupAccount::new(self.key_frame_cost))
     }
 
     /// Asks for a key frame with the next picture. False: `element` has no

@@ -30,5 +30,6 @@ pub const FAMILY: Family = Family {
     rate_at_start: false,
     // Seen with openh264 2.3.1 on 1280x720 at 1.4 Mbit/s.
     key_frame_cost: 3.2,
+    groups: true,
     ..BASE
 };

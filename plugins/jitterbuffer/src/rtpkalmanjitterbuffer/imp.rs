@@ -22,8 +22,9 @@
  *   is there. For audio (`media=audio` in caps) each packet is a frame.
  * - **Loss.** A missing packet is waited for until `latency` after the time its
  *   frame was due from the fastest path, as rtpjitterbuffer does; longer if the
- *   delay is longer, or a retransmission takes longer (up to 1 s). What is there
- *   of the frame leaves then, with the flag DISCONT behind the gap, and
+ *   delay is longer, or a retransmission takes longer (up to 1 s). Sound that is
+ *   not asked for again is waited for no longer than the delay: it does not come,
+ *   and all behind it would be late. What is there of the frame leaves then, with the flag DISCONT behind the gap, and
  *   with `do-lost` an event for each lost packet. With `wait-for-keyframe` no
  *   frame leaves that is broken or predicted from a broken one.
  * - **Retransmission.** With `do-retransmission` a packet is asked for when a

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dualstream_common::Ratio;
 use gst::glib;
 use gst::prelude::*;
-use jitterbuffer_core::{BufferConfig, Config, LONGEST_DELAY, RequestConfig};
+use jitterbuffer_core::{Assembly, BufferConfig, Config, LONGEST_DELAY, RequestConfig};
 
 use super::Model;
 use super::intake::Format;
@@ -84,7 +84,13 @@ impl Settings {
         BufferConfig {
             assembly: format.assembly,
             clock_rate: format.clock_rate,
-            hold: ms(self.latency_ms),
+            // Sound that is not asked for again does not come any more, and all
+            // that is behind it would wait.
+            hold: if format.assembly == Assembly::Packets && !self.do_retransmission {
+                Duration::ZERO
+            } else {
+                ms(self.latency_ms)
+            },
             drop_late: self.drop_on_latency,
             wait_for_key: self.wait_for_key && format.is_h264,
             request: RequestConfig {
@@ -192,7 +198,8 @@ fn delay_properties(default: &Settings) -> Vec<glib::ParamSpec> {
             "latency",
             "Latency",
             "How long missing packets are waited for, in ms; longer if the delay or, with \
-             do-retransmission, a round trip is",
+             do-retransmission, a round trip is; audio without do-retransmission waits for the \
+             delay alone",
             u32::MAX,
             default.latency_ms,
         ),
@@ -342,4 +349,33 @@ pub fn properties() -> Vec<glib::ParamSpec> {
     all.extend(loss_properties(&default));
     all.extend(stream_properties(&default));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sound_that_is_not_asked_for_again_is_not_waited_for() {
+        gst::init().expect("GStreamer starts");
+        for (media, do_retransmission, hold) in [
+            ("audio", false, 0),
+            ("audio", true, 150),
+            ("video", false, 150),
+            ("video", true, 150),
+        ] {
+            let caps = gst::Caps::builder("application/x-rtp")
+                .field("media", media)
+                .field("clock-rate", 48_000i32)
+                .build();
+            let settings = Settings {
+                latency_ms: 150,
+                do_retransmission,
+                ..Settings::default()
+            };
+            let format = Format::parse(&caps).expect("a clock rate");
+            let config = settings.buffer(&format);
+            assert_eq!(config.hold, ms(hold), "{media} {do_retransmission}");
+        }
+    }
 }

@@ -590,7 +590,8 @@ impl Worker {
         let Some(session) = self.sessions.iter_mut().find(|s| s.serial == serial) else {
             return Ok(());
         };
-        let mut text = sdp::offer_frame_complete(&peer::text(offer)?);
+        let text = sdp::offer_one_source_of_sound(&peer::text(offer)?);
+        let mut text = sdp::offer_frame_complete(&text);
         if wants_flexfec {
             text = fec::offer_flexfec(&text, glib::random_int);
         }

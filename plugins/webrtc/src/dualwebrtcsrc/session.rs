@@ -156,7 +156,16 @@ impl Session {
             sections.iter().any(|m| m.video && m.ssrcs.contains(&ssrc))
         };
         trace.restart();
-        let made = watch_arrivals(trace, &offered);
+        let (arrivals, sections) = (watch_arrivals(trace, &offered), offered.clone());
+        let made = move |ssrc: u32, buffer: &gst::Element| {
+            // webrtcbin gives all buffers of a bundle what the last section has, and
+            // the sound of browsers is not asked for again.
+            let asks = sdp::asks_again(&sections.lock().unwrap(), ssrc);
+            if let Some(asks) = asks {
+                buffer.set_property("do-retransmission", asks);
+            }
+            arrivals(ssrc, buffer);
+        };
         buffers.serve(peer.webrtcbin(), choice, group, in_group, made);
         let clocks = Clocks::default();
         let (reports, exchange) = (clocks.clone(), trace.clone());

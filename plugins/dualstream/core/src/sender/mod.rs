@@ -15,11 +15,13 @@
 
 mod config;
 mod content;
+mod group;
 mod phase;
 mod rate_change;
 mod rates;
 
 pub use config::{Config, ConfigError, Warm};
+pub use group::{Due, GroupAccount};
 pub use phase::{Action, Phase, Signal};
 pub use rate_change::{RateChange, RateGate, Wanted};
 

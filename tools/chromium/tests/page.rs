@@ -13,7 +13,7 @@ use dualstream_common::Ratio;
 use serde_json::Value;
 
 const SOURCE: &str = "videotestsrc is-live=true pattern=ball ! \
-    video/x-raw,width=640,height=360,framerate=30/1 ! timeoverlay ! videoconvert";
+    video/x-raw,width=640,height=360,framerate=30/1";
 
 fn is_there() -> bool {
     let found = browser::find().is_some();

@@ -155,6 +155,33 @@ pub fn answer_frame_complete(answer: &str, offer: &str) -> String {
     })
 }
 
+/// Names no source of retransmissions in sections of audio: browsers refuse an
+/// offer whose audio has more than one (libwebrtc's voice channel takes one SSRC).
+/// A receiver finds the other by what it asked for.
+pub fn offer_one_source_of_sound(offer: &str) -> String {
+    let mut audio = false;
+    let mut others: Vec<&str> = Vec::new();
+    let mut out = String::with_capacity(offer.len());
+    for line in offer.lines() {
+        if line.starts_with("m=") {
+            audio = line.starts_with("m=audio ");
+            others.clear();
+        }
+        if audio && let Some(group) = line.strip_prefix("a=ssrc-group:FID ") {
+            others.extend(group.split_ascii_whitespace().skip(1));
+            continue;
+        }
+        let source = line.strip_prefix("a=ssrc:").filter(|_| audio);
+        let source = source.and_then(|rest| rest.split_ascii_whitespace().next());
+        if source.is_some_and(|ssrc| others.contains(&ssrc)) {
+            continue;
+        }
+        out.push_str(line);
+        out.push_str("\r\n");
+    }
+    out
+}
+
 fn add_frame_complete(sdp: &str, wanted: impl Fn(usize, u8) -> bool) -> String {
     let sections = media(sdp);
     let mut out = String::with_capacity(sdp.len() + 64);
@@ -329,6 +356,25 @@ mod tests {
         assert_eq!(offer.matches(FRAME_COMPLETE).count(), 2);
         assert!(offer.contains("a=rtpmap:96 H264/90000\r\na=rtcp-fb:96 x-iframe-complete\r\n"));
         assert_eq!(offer_frame_complete(&offer), offer);
+    }
+
+    #[test]
+    fn sound_is_offered_with_one_source_and_pictures_with_theirs() {
+        let video = "v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96 97\r\na=ssrc-group:FID 1 2\r\n\
+            a=ssrc:1 cname:x\r\na=ssrc:2 cname:x\r\n";
+        let offer = format!(
+            "{video}m=audio 9 UDP/TLS/RTP/SAVPF 111 98\r\na=fmtp:98 apt=111\r\n\
+             a=ssrc-group:FID 33 4\r\na=ssrc:33 msid:x y\r\na=ssrc:33 cname:x\r\n\
+             a=ssrc:4 msid:x y\r\na=ssrc:4 cname:x\r\na=mid:a\r\n{}",
+            &video[5..]
+        );
+        let wanted = format!(
+            "{video}m=audio 9 UDP/TLS/RTP/SAVPF 111 98\r\na=fmtp:98 apt=111\r\n\
+             a=ssrc:33 msid:x y\r\na=ssrc:33 cname:x\r\na=mid:a\r\n{}",
+            &video[5..]
+        );
+        assert_eq!(offer_one_source_of_sound(&offer), wanted);
+        assert_eq!(offer_one_source_of_sound(&wanted), wanted);
     }
 
     #[test]

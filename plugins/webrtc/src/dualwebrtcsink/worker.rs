@@ -382,7 +382,8 @@ impl Worker {
         let Some(session) = &mut self.session else {
             return Ok(());
         };
-        let mut text = sdp::offer_frame_complete(&peer::text(offer)?);
+        let text = sdp::offer_one_source_of_sound(&peer::text(offer)?);
+        let mut text = sdp::offer_frame_complete(&text);
         if self.fec.is_some() && self.settings.fec.wants_flexfec() {
             text = fec::offer_flexfec(&text, glib::random_int);
         }

@@ -261,10 +261,7 @@ mod tests {
 
     #[test]
     fn a_page_on_all_addresses_is_opened_on_loopback() {
-        assert_eq!(
-            url("0.0.0.0:80".parse().unwrap()),
-            "http://127.0.0.1:80/"
-        );
+        assert_eq!(url("0.0.0.0:80".parse().unwrap()), "http://127.0.0.1:80/");
         assert_eq!(url("[::]:80".parse().unwrap()), "http://[::1]:80/");
         assert_eq!(url("10.0.0.7:1".parse().unwrap()), "http://10.0.0.7:1/");
     }

@@ -19,7 +19,8 @@ use crate::link::Link;
 const PAGE: &str = include_str!("page.html");
 /// Where FlexFEC is still behind a trial: to offer and answer it, and to send
 /// it.
-pub(crate) const FLEXFEC_TRIALS: &str = "WebRTC-FlexFEC-03-Advertised/Enabled/WebRTC-FlexFEC-03/Enabled/";
+pub(crate) const FLEXFEC_TRIALS: &str =
+    "WebRTC-FlexFEC-03-Advertised/Enabled/WebRTC-FlexFEC-03/Enabled/";
 pub(crate) const FLAGS: &[&str] = &[
     "--headless",
     "--no-sandbox",

@@ -239,9 +239,7 @@ mod tests {
         let log = |level: &str| json!({ "method": "Log.entryAdded", "params": { "entry": { "level": level, "source": "network", "text": "404", "url": "u" } } });
         assert_eq!(complaint(&log("info")), None);
         assert!(complaint(&log("error")).is_some());
-        assert!(
-            complaint(&json!({ "method": "Runtime.exceptionThrown", "params": {} })).is_some()
-        );
+        assert!(complaint(&json!({ "method": "Runtime.exceptionThrown", "params": {} })).is_some());
     }
 
     #[test]
@@ -261,8 +259,16 @@ mod tests {
                 .unwrap();
             String::from_utf8(heard).unwrap()
         });
-        assert_eq!(devtools.ask("Some.thing", json!({})).unwrap(), json!({ "a": 2 }));
-        assert!(browser.join().unwrap().contains("\"method\":\"Some.thing\""));
+        assert_eq!(
+            devtools.ask("Some.thing", json!({})).unwrap(),
+            json!({ "a": 2 })
+        );
+        assert!(
+            browser
+                .join()
+                .unwrap()
+                .contains("\"method\":\"Some.thing\"")
+        );
         drop(devtools);
         let _ = std::fs::remove_dir_all(folder);
     }

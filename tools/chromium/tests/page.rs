@@ -81,7 +81,10 @@ fn the_page_shows_both_streams_and_sees_each_switch() {
     screenshot(&session.page, "receive.png");
     let stats = session.stats().expect("stats");
     assert_eq!(stats.get("dual"), Ok(true), "{stats}");
-    assert_eq!((&report["dual"], &report["sound"]), (&true.into(), &true.into()));
+    assert_eq!(
+        (&report["dual"], &report["sound"]),
+        (&true.into(), &true.into())
+    );
     // One more may be on its way.
     let seen = number(&report, "/switches") as u64;
     assert!((seen..=seen + 2).contains(&switches(&session)), "{report}");
@@ -127,7 +130,10 @@ fn the_page_repairs_by_fec_and_goes_on_to_switch() {
     if !is_there() {
         return;
     }
-    let mut set_up = sender("fec=flexfec-03");
+    let mut set_up = sender(
+        "fec=flexfec-03 fec-0::controller=fixed fec-0::percentage=30 \
+         fec-1::controller=fixed fec-1::percentage=30",
+    );
     set_up.flexfec = true;
     set_up.drops = Ratio::clamped(0.03);
     let session = Session::start(&set_up).expect("a session");

@@ -128,7 +128,11 @@ impl Worker {
     fn on_hello(&mut self) {
         let is_dual = self.session.as_mut().is_some_and(Session::on_hello);
         if let Some(sink) = self.sink.upgrade().filter(|_| is_dual) {
-            gst::info!(CAT, obj = sink, "the receiver is a page and takes dual stream");
+            gst::info!(
+                CAT,
+                obj = sink,
+                "the receiver is a page and takes dual stream"
+            );
         }
     }
 

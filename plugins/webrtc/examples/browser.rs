@@ -56,7 +56,7 @@ fn description(words: &[String]) -> Result<String, Box<dyn Error>> {
         }
         None => format!(
             "videotestsrc is-live=true pattern=ball ! video/x-raw,width=1280,height=720,framerate=30/1 ! \
-             timeoverlay ! videoconvert ! dualwebrtcsink name=peer {encoder} {servers} \
+             dualwebrtcsink name=peer {encoder} {servers} \
              audiotestsrc is-live=true wave=ticks volume=0.3 ! audio/x-raw,channels=1 ! peer.audio"
         ),
     })

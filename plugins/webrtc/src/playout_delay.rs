@@ -51,17 +51,16 @@ impl PlayoutDelay {
             if !taken.load(Ordering::Relaxed) {
                 return gst::PadProbeReturn::Ok;
             }
-            match &mut info.data {
-                Some(gst::PadProbeData::Buffer(buffer)) => {
-                    if begins.swap(ends_frame(buffer), Ordering::Relaxed) {
-                        write(buffer.make_mut());
-                    }
+            let on_packet = |packet: &mut gst::Buffer| {
+                if begins.swap(ends_frame(packet), Ordering::Relaxed) {
+                    write(packet.make_mut());
                 }
+            };
+            match &mut info.data {
+                Some(gst::PadProbeData::Buffer(buffer)) => on_packet(buffer),
                 Some(gst::PadProbeData::BufferList(list)) => {
                     list.make_mut().foreach_mut(|mut buffer, _| {
-                        if begins.swap(ends_frame(&buffer), Ordering::Relaxed) {
-                            write(buffer.make_mut());
-                        }
+                        on_packet(&mut buffer);
                         ControlFlow::Continue(Some(buffer))
                     });
                 }

@@ -13,7 +13,7 @@ use dualstream_common::Ratio;
 use serde_json::Value;
 
 const SOURCE: &str = "videotestsrc is-live=true pattern=ball ! \
-    video/x-raw,width=640,height=360,framerate=30/1 ! timeoverlay ! videoconvert";
+    video/x-raw,width=640,height=360,framerate=30/1";
 
 fn is_there() -> bool {
     let found = browser::find().is_some();
@@ -130,7 +130,10 @@ fn the_page_repairs_by_fec_and_goes_on_to_switch() {
     if !is_there() {
         return;
     }
-    let mut set_up = sender("fec=flexfec-03");
+    let mut set_up = sender(
+        "fec=flexfec-03 fec-0::controller=fixed fec-0::percentage=30 \
+         fec-1::controller=fixed fec-1::percentage=30",
+    );
     set_up.flexfec = true;
     set_up.drops = Ratio::clamped(0.03);
     let session = Session::start(&set_up).expect("a session");

@@ -155,6 +155,7 @@ pub struct Session {
     pub audio: Option<Audio>,
     pub channel: Option<DataChannel>,
     playout_delay: PlayoutDelay,
+    takes_playout_delay: bool,
     /// It is dual if it says hello.
     awaits_hello: bool,
     pub phase: Phase,
@@ -205,6 +206,7 @@ impl Session {
             audio: None,
             channel: parts.channel.clone(),
             playout_delay: PlayoutDelay::default(),
+            takes_playout_delay: false,
             awaits_hello: false,
             phase: Phase::Negotiating,
             dual: Err("not negotiated".into()),
@@ -457,7 +459,7 @@ impl Session {
     /// The answer is known, and whether the peer is dual by it: if not, it may
     /// still be a page.
     pub fn await_hello(&mut self, answer: &str) {
-        self.playout_delay.set_taken(sdp::has_playout_delay(answer));
+        self.takes_playout_delay = sdp::has_playout_delay(answer);
         self.awaits_hello = self.foreign
             && self.streams() == 2
             && self.fec != fec::Agreed::UlpFec
@@ -470,6 +472,7 @@ impl Session {
 
     /// True if that makes it dual.
     pub fn on_hello(&mut self) -> bool {
+        self.playout_delay.set_taken(self.takes_playout_delay);
         let is_early = matches!(
             self.phase,
             Phase::Negotiating | Phase::Connecting | Phase::Connected { .. }

@@ -9,6 +9,7 @@
 use gst::glib;
 
 mod capture_time;
+mod certificate;
 mod clock_exchange;
 mod dualwebrtcsink;
 mod dualwebrtcsrc;
@@ -21,6 +22,7 @@ mod requirements;
 mod rtp;
 mod rtphdrextabscapturetime;
 mod sdp;
+mod send_time;
 mod server;
 mod signalling;
 mod video_timing;

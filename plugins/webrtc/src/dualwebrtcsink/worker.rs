@@ -351,7 +351,7 @@ impl Worker {
         let Some(session) = &mut self.session else {
             return Ok(());
         };
-        let mut text = sdp::offer_frame_complete(&peer::text(offer)?);
+        let mut text = sdp::offer_remb(&sdp::offer_frame_complete(&peer::text(offer)?));
         if self.fec.is_some() && self.settings.fec.wants_flexfec() {
             text = fec::offer_flexfec(&text, glib::random_int);
         }
@@ -396,6 +396,13 @@ impl Worker {
         }
         self.trace.restart(sdp::has_timing(&text));
         session.set_fec(&text);
+        if let Some(aux) = &session.aux
+            && let Some(id) = sdp::send_time_id(&text)
+            && session.fec != fec::Agreed::FlexFec03
+        {
+            // FlexFEC protects the headers as they were before.
+            aux.write_send_time(id);
+        }
         if session.fec == fec::Agreed::UlpFec {
             // rtpredenc drops the extension that tells frames apart.
             session.dual = Err("RED takes the header extension away".into());

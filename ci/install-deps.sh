@@ -6,7 +6,7 @@
 #
 #   ci/install-deps.sh         to build and test
 #   ci/install-deps.sh demo    also the link emulator of ./demo
-#   ci/install-deps.sh check   also Chromium, a peer in tests of ./check
+#   ci/install-deps.sh check   also Chromium and aiortc, peers in tests of ./check
 set -eu
 
 RUST_MINIMUM=1.95
@@ -53,6 +53,14 @@ as_root() {
     else
         fail "root or sudo is needed for: $*"
     fi
+}
+
+# What only some tests need; no error if it cannot be had.
+install_more() {
+    command -v apt-get >/dev/null || return
+    say "installing $*"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
 }
 
 installed() {
@@ -124,6 +132,30 @@ if [ "${1-}" = check ] && ! command -v chromium >/dev/null; then
             say "chromium could not be installed: tests with it are skipped"
     else
         say "chromium is not installed: tests with it are skipped"
+    fi
+fi
+
+# The same, for the programs in Python of docs/embedding.md.
+if [ "${1-}" = check ] && command -v dpkg-query >/dev/null; then
+    bindings="python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0"
+    # shellcheck disable=SC2086
+    [ "$(installed $bindings | wc -l)" = 3 ] || install_more $bindings || say "they are not checked"
+fi
+
+# The same: wheels of pinned versions in a folder of their own.
+if [ "${1-}" = check ]; then
+    wheels=$(dirname "$0")/../tools/aiortc/requirements.txt
+    venv=${XDG_CACHE_HOME:-$HOME/.cache}/gst-dualstream/aiortc
+    if ! cmp -s "$wheels" "$venv/requirements.txt"; then
+        say "installing aiortc into $venv"
+        rm -rf "$venv"
+        if { python3 -m venv "$venv" 2>/dev/null || { install_more python3-venv && python3 -m venv "$venv"; }; } &&
+            "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: -r "$wheels" >&2; then
+            cp "$wheels" "$venv/requirements.txt"
+        else
+            rm -rf "$venv"
+            say "aiortc could not be installed: tests with it are skipped"
+        fi
     fi
 fi
 

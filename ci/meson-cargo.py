@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MPL-2.0
-"""Builds the plugins with cargo and copies them to where meson wants them.
+"""Builds the plugins and the doctor with cargo and copies them to where meson wants
+them.
 
     ci/meson-cargo.py <cargo> <source folder> <output folder> <package>...
 """
@@ -17,12 +18,13 @@ def main():
     command = [cargo, "build", "--release", "--locked", "--message-format=json-render-diagnostics"]
     # The demo, too: ./demo and ./check build the same packages, so cargo
     # resolves the same features and builds nothing twice.
-    for package in [*packages, "dualstream-demo"]:
+    for package in [*packages, "dualstream-demo", "dualstream-doctor"]:
         command += ["--package", package]
     run = subprocess.run(command, cwd=source, stdout=subprocess.PIPE, text=True)
     if run.returncode:
         return run.returncode
     libraries = {}
+    doctor = None
     for line in run.stdout.splitlines():
         message = json.loads(line)
         if message.get("reason") != "compiler-artifact":
@@ -30,16 +32,18 @@ def main():
         # Dependencies may make shared libraries as well.
         if Path(source) not in Path(message["manifest_path"]).parents:
             continue
+        if message["target"]["name"] == "dualstream-doctor" and message["executable"]:
+            doctor = Path(message["executable"])
         if "cdylib" not in message["target"]["crate_types"]:
             continue
         for name in map(Path, message["filenames"]):
             if name.suffix in (".so", ".dylib", ".dll"):
                 libraries[message["target"]["name"]] = name
-    if len(libraries) != len(packages):
+    if len(libraries) != len(packages) or doctor is None:
         print(f"{len(packages)} packages gave {sorted(libraries)}", file=sys.stderr)
         return 1
-    for library in libraries.values():
-        shutil.copy2(library, Path(output) / library.name)
+    for file in [*libraries.values(), doctor]:
+        shutil.copy2(file, Path(output) / file.name)
     return 0
 
 

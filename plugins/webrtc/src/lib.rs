@@ -10,6 +10,7 @@ use gst::glib;
 
 mod answers;
 mod capture_time;
+mod certificate;
 mod clock_exchange;
 mod dualwebrtcsink;
 mod dualwebrtcsrc;
@@ -24,6 +25,7 @@ mod requirements;
 mod rtp;
 mod rtphdrextabscapturetime;
 mod sdp;
+mod send_time;
 mod server;
 mod signallers;
 mod signalling;

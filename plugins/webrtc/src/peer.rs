@@ -14,7 +14,7 @@ use crate::capture_time::NtpTime;
 use crate::clock_exchange::{self, Request};
 use crate::properties::Settings;
 use crate::repair::Repair;
-use crate::{requirements, rtp};
+use crate::{certificate, requirements, rtp};
 
 #[derive(Debug)]
 pub enum Event {
@@ -75,6 +75,8 @@ pub enum Role {
 pub struct Peer {
     role: Role,
     webrtcbin: gst::Element,
+    /// Of our certificate, if it is not webrtcbin's own.
+    fingerprint: Option<String>,
     activity: Arc<Activity>,
     /// The RTP session's element, once there is one.
     session: Arc<Mutex<Option<gst::Element>>>,
@@ -87,6 +89,7 @@ impl Peer {
         let webrtcbin = requirements::make("webrtcbin", "webrtcbin")?;
         webrtcbin.set_property_from_str("bundle-policy", "max-bundle");
         forbid_upnp(&webrtcbin);
+        let fingerprint = certificate::install(&webrtcbin);
         if let Some(stun) = &settings.stun_server {
             webrtcbin.set_property("stun-server", stun);
         }
@@ -102,6 +105,7 @@ impl Peer {
         let peer = Self {
             role,
             webrtcbin,
+            fingerprint,
             activity: Arc::new(Activity::new()),
             session: Arc::default(),
             repair: Repair::default(),
@@ -234,9 +238,11 @@ impl Peer {
     }
 
     fn create(&self, signal: &str, field: &'static str) {
-        let post = self.post.clone();
+        let (post, fingerprint) = (self.post.clone(), self.fingerprint.clone());
         let promise = gst::Promise::with_change_func(move |reply| {
-            post(match description(reply, field) {
+            let description = description(reply, field)
+                .and_then(|description| certificate::name(description, fingerprint.as_deref()));
+            post(match description {
                 Ok(description) => Event::Created(description),
                 Err(text) => Event::Failed(format!("no {field}: {text}")),
             });

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::{capture_time, playout_delay, video_timing};
+use crate::{capture_time, playout_delay, send_time, video_timing};
 use gst::prelude::*;
 
 pub const PAYLOAD_TYPE: u32 = 96;
@@ -36,8 +36,18 @@ pub const EXTENSIONS: [(u16, &str); 5] = [
 ];
 /// Those of audio: one URI has one id in a bundle (RFC 8843 section 9.2).
 pub const AUDIO_EXTENSIONS: [(u16, &str); 2] = [(1, TWCC_URI), (CAPTURE_ID as u16, CAPTURE_URI)];
+/// The id under which dualwebrtcsink offers the time of departure. No payloader
+/// writes it: see [`send_time::stamp`].
+pub const SEND_TIME_ID: u8 = 2;
 /// What is answered if a peer offers it.
-pub const KNOWN: [&str; 5] = [TWCC_URI, FRAME_URI, CAPTURE_URI, TIMING_URI, NTP_URI];
+pub const KNOWN: [&str; 6] = [
+    TWCC_URI,
+    FRAME_URI,
+    CAPTURE_URI,
+    TIMING_URI,
+    NTP_URI,
+    send_time::URI,
+];
 
 /// Largest RTP packet.
 pub const MTU: u32 = 1200;
@@ -120,6 +130,7 @@ pub fn offer_caps(ssrc: u32) -> gst::Caps {
     let mut caps = payloader_caps(ssrc);
     let s = caps.make_mut();
     s.set("packetization-mode", "1");
+    s.set(format!("extmap-{SEND_TIME_ID}"), send_time::URI);
     caps
 }
 

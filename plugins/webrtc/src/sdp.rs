@@ -5,10 +5,12 @@
 
 use std::fmt;
 
-use crate::{playout_delay, rtp};
+use crate::{playout_delay, rtp, send_time};
 
 /// RTCP feedback type under which "frame complete" is negotiated.
 pub const FRAME_COMPLETE: &str = "x-iframe-complete";
+/// The same for REMB, an estimate of the receiver's.
+const REMB: &str = "goog-remb";
 
 /// Of one media section.
 const MOST_SSRCS: usize = 32;
@@ -32,6 +34,8 @@ pub struct Media {
     pub extensions: Vec<(u16, &'static str)>,
     /// Payload types with `x-iframe-complete`.
     frame_complete: Vec<u8>,
+    /// Payload types with `goog-remb`.
+    remb: Vec<u8>,
     /// Some payload type has `transport-cc`.
     transport_cc: bool,
     /// RED and ULPFEC are to be answered. Not read here.
@@ -46,6 +50,14 @@ impl Media {
     /// "Frame complete" is negotiated for H.264.
     pub fn has_frame_complete(&self) -> bool {
         self.h264.iter().any(|pt| self.frame_complete.contains(pt))
+    }
+
+    /// Its sender knows no transport-wide feedback, but takes REMB and says
+    /// when packets leave.
+    pub fn wants_remb(&self) -> bool {
+        self.h264.iter().any(|pt| self.remb.contains(pt))
+            && self.has_extension(send_time::URI)
+            && !self.transport_cc
     }
 }
 
@@ -104,10 +116,12 @@ pub fn media(sdp: &str) -> Vec<Media> {
                 }
             }
         } else if let Some(value) = line.strip_prefix("a=rtcp-fb:") {
-            if let Some((pt, rest)) = payload_and_rest(value)
-                && rest == FRAME_COMPLETE
-            {
-                section.frame_complete.push(pt);
+            if let Some((pt, rest)) = payload_and_rest(value) {
+                match rest {
+                    FRAME_COMPLETE => section.frame_complete.push(pt),
+                    REMB => section.remb.push(pt),
+                    _ => (),
+                }
             }
             section.transport_cc |= value.ends_with(" transport-cc");
             section.nack |= value.ends_with(" nack");
@@ -156,17 +170,57 @@ pub fn asks_again(sections: &[Media], ssrc: u32) -> Option<bool> {
 /// Says for every H.264 payload type of an offer that we understand
 /// "frame complete".
 pub fn offer_frame_complete(offer: &str) -> String {
-    add_frame_complete(offer, |_, _| true)
+    add_feedback(offer, FRAME_COMPLETE, |m| &m.frame_complete, |_, _| true)
+}
+
+/// Says the same of REMB.
+pub fn offer_remb(offer: &str) -> String {
+    add_feedback(offer, REMB, |m| &m.remb, |_, _| true)
+}
+
+/// Takes REMB in an answer where [`Media::wants_remb`].
+pub fn answer_remb(answer: &str, offer: &str) -> String {
+    let offered = media(offer);
+    add_feedback(
+        answer,
+        REMB,
+        |m| &m.remb,
+        |index, pt| {
+            offered
+                .get(index)
+                .is_some_and(|m| m.wants_remb() && m.remb.contains(&pt))
+        },
+    )
+}
+
+/// Under which id the peer that gave this answer reads when packets leave, if
+/// it estimates by that and not by transport-wide feedback.
+pub fn send_time_id(answer: &str) -> Option<u8> {
+    let sections = media(answer);
+    let section = sections
+        .iter()
+        .find(|m| m.video && m.accepted && m.has_extension(send_time::URI))?;
+    let (id, _) = section
+        .extensions
+        .iter()
+        .find(|(_, uri)| *uri == send_time::URI)?;
+    let id = u8::try_from(*id).ok().filter(|id| (1..=14).contains(id))?;
+    (!has_transport_feedback(answer)).then_some(id)
 }
 
 /// Takes in an answer what the offer says of "frame complete".
 pub fn answer_frame_complete(answer: &str, offer: &str) -> String {
     let offered = media(offer);
-    add_frame_complete(answer, |index, pt| {
-        offered
-            .get(index)
-            .is_some_and(|m| m.frame_complete.contains(&pt))
-    })
+    add_feedback(
+        answer,
+        FRAME_COMPLETE,
+        |m| &m.frame_complete,
+        |index, pt| {
+            offered
+                .get(index)
+                .is_some_and(|m| m.frame_complete.contains(&pt))
+        },
+    )
 }
 
 /// Names no source of retransmissions in sections of audio: browsers refuse an
@@ -196,7 +250,14 @@ pub fn offer_one_source_of_sound(offer: &str) -> String {
     out
 }
 
-fn add_frame_complete(sdp: &str, wanted: impl Fn(usize, u8) -> bool) -> String {
+/// Adds a type of feedback to the payload types of H.264 that are `wanted` and
+/// do not have it.
+fn add_feedback(
+    sdp: &str,
+    kind: &str,
+    having: impl Fn(&Media) -> &Vec<u8>,
+    wanted: impl Fn(usize, u8) -> bool,
+) -> String {
     let sections = media(sdp);
     let mut out = String::with_capacity(sdp.len() + 64);
     // Number of m-lines read so far: the section is the one before.
@@ -214,9 +275,8 @@ fn add_frame_complete(sdp: &str, wanted: impl Fn(usize, u8) -> bool) -> String {
             continue;
         };
         let section = &sections[index];
-        if section.h264.contains(&pt) && !section.frame_complete.contains(&pt) && wanted(index, pt)
-        {
-            out.push_str(&format!("a=rtcp-fb:{pt} {FRAME_COMPLETE}\r\n"));
+        if section.h264.contains(&pt) && !having(section).contains(&pt) && wanted(index, pt) {
+            out.push_str(&format!("a=rtcp-fb:{pt} {kind}\r\n"));
         }
     }
     out
@@ -311,6 +371,46 @@ mod tests {
         let both = first.replace("m=video 0", "m=video 9");
         assert!(!has_transport_feedback(&both), "the second has none");
         assert!(!has_transport_feedback(""));
+    }
+
+    /// As aiortc offers: REMB, no transport-wide feedback.
+    fn remb_only() -> String {
+        let plain = OFFER.replace(rtp::TWCC_URI, send_time::URI);
+        plain.replacen("a=rtcp-fb:96 nack pli", "a=rtcp-fb:96 goog-remb", 1)
+    }
+
+    #[test]
+    fn remb_is_taken_only_where_there_is_nothing_better() {
+        let offer = remb_only();
+        let sections = media(&offer);
+        assert!(sections[0].wants_remb());
+        assert!(!sections[1].wants_remb(), "not offered there");
+        let answer = offer.replace("a=rtcp-fb:96 goog-remb\r\n", "");
+        assert_eq!(answer_remb(&answer, &offer).matches(REMB).count(), 1);
+
+        let better = offer.replace("a=rtcp-fb:96", "a=rtcp-fb:96 transport-cc\r\na=rtcp-fb:96");
+        assert!(!media(&better)[0].wants_remb());
+        assert_eq!(answer_remb(&answer, &better), answer);
+        let untimed = offer.replace(send_time::URI, "urn:x");
+        assert!(!media(&untimed)[0].wants_remb());
+        assert_eq!(offer_remb(OFFER).matches(REMB).count(), 2);
+    }
+
+    #[test]
+    fn departures_are_written_only_for_a_peer_without_transport_feedback() {
+        assert_eq!(send_time_id(&remb_only()), Some(3));
+        assert_eq!(send_time_id(OFFER), None);
+        let both = remb_only().replace(
+            "a=rtcp-fb:96",
+            &format!(
+                "a=rtcp-fb:96 transport-cc\r\na=extmap:7 {}\r\na=rtcp-fb:96",
+                rtp::TWCC_URI
+            ),
+        );
+        assert!(has_transport_feedback(&both));
+        assert_eq!(send_time_id(&both), None);
+        let long = remb_only().replace("a=extmap:3", "a=extmap:15");
+        assert_eq!(send_time_id(&long), None, "15 is reserved");
     }
 
     /// An answer to `OFFER` that takes everything, made line by line.

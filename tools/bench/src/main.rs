@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Measures the dual stream beside what there is today.
 
+mod capacity;
 mod fec;
 mod frontier;
 mod gcc;
@@ -65,6 +66,11 @@ enum What {
     Frontier(FrontierArgs),
     /// How precisely rtppacer sends, at what price, in real time
     Pacer(pacer::Args),
+    /// CPU, memory and delay of the RTP path of many senders and receivers, in real time
+    Capacity(capacity::Args),
+    /// A process of `capacity`
+    #[command(hide = true)]
+    CapacityEnd(capacity::EndArgs),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -229,6 +235,8 @@ fn run(cli: &Cli) -> Result<()> {
         What::JitterSend(args) => jitter::session::send(args),
         What::JitterReceive(args) => jitter::session::receive(args),
         What::Pacer(args) => pacer::bench(args),
+        What::Capacity(args) => capacity::run(args),
+        What::CapacityEnd(args) => capacity::end(args),
     }
 }
 

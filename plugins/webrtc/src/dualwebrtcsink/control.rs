@@ -16,6 +16,7 @@ use gst::prelude::*;
 use super::fec::{Encoders, Protected};
 use super::rates::Rates;
 use crate::requirements::make;
+use crate::{rtp, send_time};
 
 /// How the rate of the encoder follows the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
@@ -260,6 +261,13 @@ impl AuxSender {
     pub fn set_feedback(&self, expected: bool) {
         if let Some(control) = &self.control {
             control.estimator.set_property("expect-feedback", expected);
+        }
+    }
+
+    /// The peer estimates by when packets leave, and tells by REMB.
+    pub fn write_send_time(&self, id: u8) {
+        if let (Some(_), Some(pad)) = (&self.control, self.bin.static_pad("src")) {
+            send_time::stamp(&pad, id, rtp::AUDIO_PAYLOAD_TYPE as u8);
         }
     }
 

@@ -34,7 +34,8 @@
  *   front of the RTP session. The bitrate that the encoder was given is the
  *   upper limit, unless `estimator::max-bitrate` is set. While the estimate is
  *   below it, the encoder's `bitrate` is the rate in force. A receiver that
- *   sends no feedback gets the encoder's bitrate.
+ *   only estimates by REMB is told when packets leave (abs-send-time), and its
+ *   REMB is obeyed; one that sends no feedback gets the encoder's bitrate.
  *   #dualwebrtcsink:congestion-control switches it off.
  * - A receiver that knows FlexFEC is sent FEC packets for both streams, as
  *   many as the losses and the round-trip time call for (#rtpflexfecenc), and

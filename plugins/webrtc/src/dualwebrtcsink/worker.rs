@@ -591,7 +591,7 @@ impl Worker {
             return Ok(());
         };
         let text = sdp::offer_one_source_of_sound(&peer::text(offer)?);
-        let mut text = sdp::offer_frame_complete(&text);
+        let mut text = sdp::offer_remb(&sdp::offer_frame_complete(&text));
         if wants_flexfec {
             text = fec::offer_flexfec(&text, glib::random_int);
         }
@@ -675,6 +675,13 @@ impl Worker {
             kit.trace.restart(sdp::has_timing(text));
         }
         session.set_fec(text);
+        if let Some(aux) = &session.aux
+            && let Some(id) = sdp::send_time_id(text)
+            && session.fec != fec::Agreed::FlexFec03
+        {
+            // FlexFEC protects the headers as they were before.
+            aux.write_send_time(id);
+        }
         if session.fec == fec::Agreed::UlpFec {
             // rtpredenc drops the extension that tells frames apart.
             session.dual = Err("RED takes the header extension away".into());

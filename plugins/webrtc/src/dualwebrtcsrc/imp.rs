@@ -22,6 +22,8 @@
  *   for during #dualwebrtcsrc:latency. With #dualwebrtcsrc:jitter-buffer=fixed
  *   all is delayed by latency. The delay is reported as latency of this live
  *   source. A sink with sync=false shows each picture as soon as it is decoded.
+ * - A producer that knows no transport-wide feedback but REMB is told by REMB
+ *   what the network takes (#rtpremb).
  * - FEC that the producer offers is taken, and lost packets are recovered
  *   (#rtpflexfecdec) before the jitter buffers ask for them again.
  *   #dualwebrtcsrc:fec chooses.

@@ -5,7 +5,7 @@
 //! ```text
 //! [ webrtcbin -> rtcpiframefeedback -> rtph264depay ] -> decoder.sink_i
 //! [ webrtcbin -> rtpopusdepay -> opusdec ] -> audio
-//!   in webrtcbin: rtpsession -> rtprtxreceive -> rtpreddec -> rtpflexfecdec -> rtpssrcdemux
+//!   in webrtcbin: rtpsession -> rtprtxreceive -> rtpreddec -> [ rtpremb ] -> rtpflexfecdec -> rtpssrcdemux
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -29,7 +29,7 @@ use crate::fec::{self, Agreed};
 use crate::peer::{Peer, Post};
 use crate::properties::Settings;
 use crate::requirements::make;
-use crate::{rtp, sdp};
+use crate::{rtp, sdp, send_time};
 
 /// From the request to a connection.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -202,11 +202,51 @@ impl Session {
             media: Arc::default(),
         };
         if settings.fec.wants_flexfec() {
-            session.fec_decoder = Some(splice_decoder(session.peer.webrtcbin())?);
+            session.fec_decoder = Some(make("rtpflexfecdec", "fec-decoder")?);
         }
+        session.splice();
         session.prefer(settings.fec);
         session.take_streams(src, decoder, shared);
         Ok(session)
+    }
+
+    /// Puts what looks at packets into webrtcbin, where all of its session pass
+    /// with retransmissions restored: behind rtpreddec, which webrtcbin makes
+    /// when it has its transport. That is the estimator for senders that only
+    /// understand REMB, and the FEC decoder, idle until it has a payload type.
+    fn splice(&self) {
+        let Some(webrtcbin) = self.peer.webrtcbin().downcast_ref::<gst::Bin>() else {
+            return;
+        };
+        let (offered, fec) = (
+            self.offered.clone(),
+            self.fec_decoder.as_ref().map(|d| d.downgrade()),
+        );
+        // With all in one bundle there is one session.
+        let done = AtomicBool::new(false);
+        webrtcbin.connect_deep_element_added(move |_, bin, reddec| {
+            if reddec.factory().is_none_or(|f| f.name() != "rtpreddec")
+                || done.swap(true, Ordering::Relaxed)
+            {
+                return;
+            }
+            let mut chain = Vec::new();
+            if offered.lock().unwrap().iter().any(sdp::Media::wants_remb) {
+                match make("rtpremb", "estimator") {
+                    Ok(estimator) => chain.push(estimator),
+                    Err(err) => gst::warning!(CAT, obj = bin, "no REMB: {err}"),
+                }
+            }
+            chain.extend(fec.as_ref().and_then(|fec| fec.upgrade()));
+            let mut last = reddec.clone();
+            for element in chain {
+                if let Err(err) = splice_behind(bin, &last, &element) {
+                    gst::warning!(CAT, obj = bin, "no {}: {err}", element.name());
+                    return;
+                }
+                last = element;
+            }
+        });
     }
 
     /// Each transceiver answers H.264 with the extensions that were offered.
@@ -268,6 +308,12 @@ impl Session {
         if self.fec_decoder.is_none() || fec::flexfec(&text).iter().all(Option::is_none) {
             for (media, ulpfec) in offered.iter_mut().zip(fec::has_ulpfec(&text)) {
                 media.ulpfec = ulpfec;
+            }
+        }
+        for media in &mut offered {
+            // Else it is of no use, and 4 bytes in each packet.
+            if !media.wants_remb() {
+                media.extensions.retain(|(_, uri)| *uri != send_time::URI);
             }
         }
         *self.offered.lock().unwrap() = offered;
@@ -468,28 +514,6 @@ impl Session {
             }
         }
     }
-}
-
-/// A FEC decoder in `webrtcbin`, where it sees all packets of its session with
-/// retransmissions restored: behind rtpreddec, which webrtcbin makes when it
-/// has its transport. Idle until it has a payload type.
-fn splice_decoder(webrtcbin: &gst::Element) -> Result<gst::Element, gst::ErrorMessage> {
-    let decoder = make("rtpflexfecdec", "fec-decoder")?;
-    let Some(bin) = webrtcbin.downcast_ref::<gst::Bin>() else {
-        return Ok(decoder);
-    };
-    let weak = decoder.downgrade();
-    bin.connect_deep_element_added(move |_, bin, element| {
-        if element.factory().is_some_and(|f| f.name() == "rtpreddec")
-            && let Some(decoder) = weak.upgrade()
-            // With all in one bundle there is one session.
-            && decoder.parent().is_none()
-            && let Err(err) = splice_behind(bin, element, &decoder)
-        {
-            gst::warning!(CAT, obj = bin, "no FEC: {err}");
-        }
-    });
-    Ok(decoder)
 }
 
 fn splice_behind(

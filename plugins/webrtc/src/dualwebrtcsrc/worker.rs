@@ -579,7 +579,7 @@ impl Worker {
             return Ok(());
         };
         let text = sdp::answer_frame_complete(&peer::text(answer)?, &session.offer);
-        let text = session.answer_fec(text);
+        let text = sdp::answer_remb(&session.answer_fec(text), &session.offer);
         gst::info!(CAT, obj = src, "FEC: {}", session.fec.nick());
         let answer = peer::parse(WebRTCSDPType::Answer, &text)?;
         session.peer.set_local(&answer);

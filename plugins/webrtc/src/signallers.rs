@@ -212,7 +212,8 @@ fn listen(signaller: &Signallable) -> Result<Option<SocketAddr>, Wrong> {
         // Requests come by its signals.
         return Ok(None);
     };
-    let mut url = Url::parse(&text).map_err(|err| Wrong::Settings(format!("signaller::host-addr {text}: {err}")))?;
+    let mut url = Url::parse(&text)
+        .map_err(|err| Wrong::Settings(format!("signaller::host-addr {text}: {err}")))?;
     let addresses = url
         .socket_addrs(|| None)
         .map_err(|err| Wrong::Settings(format!("signaller::host-addr {text}: {err}")))?;
@@ -465,14 +466,25 @@ mod tests {
     fn errors_are_told_in_words() {
         let whip = |text: &str| explain(Kind::WhipClient, "http://x/y", text);
         for (text, what, hint) in [
-            ("Error: Unexpected response: 404 - nope", "no WHIP endpoint", "path"),
-            ("Error: Unexpected response: 401 - ", "let us in", "auth-token"),
+            (
+                "Error: Unexpected response: 404 - nope",
+                "no WHIP endpoint",
+                "path",
+            ),
+            (
+                "Error: Unexpected response: 401 - ",
+                "let us in",
+                "auth-token",
+            ),
             ("Error: Unexpected response: 503 - ", "503", "log"),
             ("Error: Unexpected response: ", "No WHIP server", "start it"),
             ("Error: error sending request", "No WHIP server", "start it"),
         ] {
             let (is, todo) = whip(text);
-            assert!(is.contains(what) && is.contains("http://x/y"), "{text}: {is}");
+            assert!(
+                is.contains(what) && is.contains("http://x/y"),
+                "{text}: {is}"
+            );
             assert!(todo.contains(hint), "{text}: {todo}");
         }
         let (is, todo) = explain(

@@ -243,7 +243,10 @@ fn is_first_start(signaller: &Signallable) -> bool {
     static STARTED: Mutex<Vec<glib::WeakRef<Signallable>>> = Mutex::new(Vec::new());
     let mut started = STARTED.lock().unwrap();
     started.retain(|weak| weak.upgrade().is_some());
-    if started.iter().any(|weak| weak.upgrade().as_ref() == Some(signaller)) {
+    if started
+        .iter()
+        .any(|weak| weak.upgrade().as_ref() == Some(signaller))
+    {
         return false;
     }
     started.push(signaller.downgrade());
@@ -365,6 +368,14 @@ impl Link {
     /// What an error of the signaller means, and what the user can do.
     pub fn explain(&self, text: &str) -> (String, String) {
         signallers::explain(self.kind, &self.uri(), text)
+    }
+
+    /// The peer is an SFU, and passes on to viewers what it knows: why that is
+    /// a single stream.
+    pub fn sfu(&self) -> Option<&'static str> {
+        self.kind
+            .is_janus()
+            .then_some("Janus passes on neither frame-complete messages nor the header extension")
     }
 
     /// Each side's candidates are in its only description: nothing can be
@@ -518,7 +529,11 @@ impl Link {
         {
             return;
         }
-        if self.up_since.take().is_some_and(|since| now.saturating_duration_since(since) > GOOD_SESSION) {
+        if self
+            .up_since
+            .take()
+            .is_some_and(|since| now.saturating_duration_since(since) > GOOD_SESSION)
+        {
             self.pause = RETRY_INTERVAL;
         }
         let since = match self.state {
@@ -549,8 +564,8 @@ impl Link {
         }
         // So do these: what was asked for over HTTP is there, and Janus refused
         // a single message.
-        let is_single = self.kind.is_http_client()
-            || self.kind.is_janus() && text.starts_with("Error: code:");
+        let is_single =
+            self.kind.is_http_client() || self.kind.is_janus() && text.starts_with("Error: code:");
         if is_single && self.is_up() {
             return Change::Refused(text.to_owned());
         }

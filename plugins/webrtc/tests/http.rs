@@ -265,9 +265,7 @@ fn refusing_server(status: &'static str) -> u16 {
 
 #[test]
 fn what_is_wrong_is_told_in_words() {
-    let refused = |status| {
-        format!("http://127.0.0.1:{}/whip/x", refusing_server(status))
-    };
+    let refused = |status| format!("http://127.0.0.1:{}/whip/x", refusing_server(status));
     let nobody = format!("http://127.0.0.1:{}/whip/x", unused_port());
     for (endpoint, words) in [
         (refused("404 Not Found"), "no WHIP endpoint"),

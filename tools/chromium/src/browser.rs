@@ -2,8 +2,8 @@
 //! Headless Chromium with our page in it.
 
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -161,11 +161,26 @@ pub struct Browser {
 
 impl Browser {
     pub fn start(set_up: &SetUp) -> Result<Self> {
+        let role = match set_up.role {
+            Role::Receive => "receive",
+            Role::Send => "send",
+        };
+        let query = format!(
+            "role={role}&signalling={}&nack={}&kbps={}",
+            set_up.signalling,
+            u8::from(set_up.nack),
+            set_up.kbps
+        );
+        Self::open(PAGE, &query, set_up.flexfec, &set_up.link)
+    }
+
+    /// With another page, which reports as ours does.
+    pub fn open(page: &'static str, query: &str, flexfec: bool, link: &Link) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let program = find().context("Chromium is not installed")?;
         let report = Arc::new(Mutex::new(Report::default()));
         let hears = report.clone();
-        let server = PageServer::start(set_up.link.host(), PAGE, move |text| {
+        let server = PageServer::start(link.host(), page, move |text| {
             if let Ok(newer) = serde_json::from_str(text) {
                 hears.lock().expect("nobody panics with it").take(newer);
             }
@@ -176,7 +191,13 @@ impl Browser {
             NUMBER.fetch_add(1, Ordering::Relaxed)
         ));
         std::fs::create_dir_all(&profile)?;
-        let process = command(&program, set_up, server.port(), &profile)
+        let mut arguments: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
+        if flexfec {
+            arguments.push(format!("--force-fieldtrials={FLEXFEC_TRIALS}"));
+        }
+        arguments.push(format!("--user-data-dir={}", profile.display()));
+        let process = link
+            .command(&program, &arguments, server.port(), query)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -224,25 +245,6 @@ impl Drop for Browser {
         }
         let _ = std::fs::remove_dir_all(&self.profile);
     }
-}
-
-fn command(program: &Path, set_up: &SetUp, port: u16, profile: &Path) -> Command {
-    let role = match set_up.role {
-        Role::Receive => "receive",
-        Role::Send => "send",
-    };
-    let query = format!(
-        "role={role}&signalling={}&nack={}&kbps={}",
-        set_up.signalling,
-        u8::from(set_up.nack),
-        set_up.kbps
-    );
-    let mut arguments: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
-    if set_up.flexfec {
-        arguments.push(format!("--force-fieldtrials={FLEXFEC_TRIALS}"));
-    }
-    arguments.push(format!("--user-data-dir={}", profile.display()));
-    set_up.link.command(program, &arguments, port, &query)
 }
 
 #[cfg(test)]

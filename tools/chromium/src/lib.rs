@@ -5,5 +5,6 @@
 pub mod browser;
 pub mod freeze;
 pub mod http;
+pub mod janus;
 pub mod link;
 pub mod session;

@@ -560,7 +560,9 @@ impl ObjectImpl for DualWebRtcSink {
                 let wanted: SinkSignalling = value.get().expect("type checked upstream");
                 let mut settings = self.settings.lock().unwrap();
                 let common = &mut settings.common;
-                if let Err(why) = common.set_signalling(wanted, SinkSignalling::of, SinkSignalling::make) {
+                if let Err(why) =
+                    common.set_signalling(wanted, SinkSignalling::of, SinkSignalling::make)
+                {
                     drop(settings);
                     gst::warning!(CAT, imp = self, "signalling: {why}");
                 }
@@ -602,7 +604,9 @@ impl ObjectImpl for DualWebRtcSink {
             "stats" => self.stats().to_value(),
             "signalling" => {
                 let signaller = self.settings.lock().unwrap().common.signaller.clone();
-                signaller.map_or(SinkSignalling::default(), |s| SinkSignalling::of(&s)).to_value()
+                signaller
+                    .map_or(SinkSignalling::default(), |s| SinkSignalling::of(&s))
+                    .to_value()
             }
             name => self
                 .settings

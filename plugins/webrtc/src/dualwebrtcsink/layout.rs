@@ -115,11 +115,7 @@ fn preferred(media: &gst_sdp::SDPMediaRef, payload_types: &[u8]) -> Option<u8> {
     first.or(payload_types.first()).copied()
 }
 
-fn caps(
-    media: &gst_sdp::SDPMediaRef,
-    section: &sdp::Media,
-    payload_type: u8,
-) -> Option<gst::Caps> {
+fn caps(media: &gst_sdp::SDPMediaRef, section: &sdp::Media, payload_type: u8) -> Option<gst::Caps> {
     let offered = media.caps_from_media(i32::from(payload_type))?;
     let offered = offered.structure(0)?;
     let mut caps = if section.video {

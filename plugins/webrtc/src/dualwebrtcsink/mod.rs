@@ -8,6 +8,7 @@ mod control;
 mod fec;
 mod gate;
 mod imp;
+mod key_requests;
 mod layout;
 mod session;
 mod stats;

@@ -18,6 +18,7 @@ use super::control::Control;
 use super::fec::Encoders;
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
+use super::key_requests;
 use super::layout::Layout;
 use super::session::{Due, Parts, Phase, Session};
 use super::stats::Shared;
@@ -279,7 +280,8 @@ impl Worker {
         let broken = |what: &str| gst::error_msg!(gst::CoreError::StateChange, ["{what}"]);
         sink.add(&session.bin)
             .map_err(|err| broken(&err.to_string()))?;
-        self.link.attach(&session.id, peer, session.peer.webrtcbin());
+        self.link
+            .attach(&session.id, peer, session.peer.webrtcbin());
         let started = session.bin.sync_state_with_parent();
         match &offer {
             Some(offer) => session.peer.set_remote(offer),
@@ -321,7 +323,13 @@ impl Worker {
             audio: audio.map(|input| (input, self.audio_rate.clone())),
             timeline: self.timeline.clone(),
             trace: self.trace.clone(),
-            streams: if self.encoder_is_single() { 1 } else { 2 },
+            // An SFU would show a second one to viewers, always black.
+            streams: if self.encoder_is_single() || self.link.sfu().is_some() {
+                1
+            } else {
+                2
+            },
+            key_interval: self.link.sfu().map(|_| key_requests::INTERVAL),
             frame_ms: self.audio_settings.frame.ms(),
             answer: None,
         }
@@ -443,7 +451,10 @@ impl Worker {
             aux.set_feedback(sdp::has_transport_feedback(text));
         }
         if session.streams() == 1 {
-            session.dual = Err("the encoder's mode is single".into());
+            let why = self.link.sfu().unwrap_or("the encoder's mode is single");
+            // It says nothing before it receives something.
+            session.foreign |= self.link.sfu().is_some();
+            session.dual = Err(why.into());
         }
         self.trace.restart(sdp::has_timing(text));
         session.set_fec(text);

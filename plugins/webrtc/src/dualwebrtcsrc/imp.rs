@@ -431,7 +431,9 @@ impl ObjectImpl for DualWebRtcSrc {
                 let wanted: SrcSignalling = value.get().expect("type checked upstream");
                 let mut settings = self.settings.lock().unwrap();
                 let common = &mut settings.common;
-                if let Err(why) = common.set_signalling(wanted, SrcSignalling::of, SrcSignalling::make) {
+                if let Err(why) =
+                    common.set_signalling(wanted, SrcSignalling::of, SrcSignalling::make)
+                {
                     drop(settings);
                     gst::warning!(CAT, imp = self, "signalling: {why}");
                 }
@@ -473,7 +475,9 @@ impl ObjectImpl for DualWebRtcSrc {
             "stats" => self.stats().to_value(),
             "signalling" => {
                 let signaller = self.settings.lock().unwrap().common.signaller.clone();
-                signaller.map_or(SrcSignalling::default(), |s| SrcSignalling::of(&s)).to_value()
+                signaller
+                    .map_or(SrcSignalling::default(), |s| SrcSignalling::of(&s))
+                    .to_value()
             }
             name => self
                 .settings

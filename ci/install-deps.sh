@@ -6,7 +6,7 @@
 #
 #   ci/install-deps.sh         to build and test
 #   ci/install-deps.sh demo    also the link emulator of ./demo
-#   ci/install-deps.sh check   also Chromium, a peer in tests of ./check
+#   ci/install-deps.sh check   also Chromium and Janus, peers in tests of ./check
 set -eu
 
 RUST_MINIMUM=1.95
@@ -124,6 +124,18 @@ if [ "${1-}" = check ] && ! command -v chromium >/dev/null; then
             say "chromium could not be installed: tests with it are skipped"
     else
         say "chromium is not installed: tests with it are skipped"
+    fi
+fi
+
+# The same for Janus, an SFU.
+if [ "${1-}" = check ] && ! command -v janus >/dev/null; then
+    if command -v apt-get >/dev/null; then
+        say "installing janus"
+        as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+            'apt-get update -qq && apt-get install -qq -y --no-install-recommends janus' >&2 ||
+            say "janus could not be installed: tests with it are skipped"
+    else
+        say "janus is not installed: tests with it are skipped"
     fi
 fi
 

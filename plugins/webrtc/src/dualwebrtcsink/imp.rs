@@ -46,6 +46,10 @@
  *   clock (#rtphdrextabscapturetime), or by the GstReferenceTimestampMeta
  *   `timestamp/x-ntp` that it came with, and how long it took here. See
  *   docs/latency.md.
+ * - #dualwebrtcsink:signalling chooses how receivers are found: by the
+ *   WebSocket protocol of gst-plugins-rs, WHIP, WHEP or a video room of Janus.
+ *   Properties of the signaller are set after it on a line. See
+ *   docs/signalling.md and, for many viewers, docs/scaling.md.
  * - The encoder's properties are set as `encoder::bitrate`, those of the
  *   signaller as `signaller::uri`, and so with `pacer::`, `estimator::`,
  *   `fec-0::`, `fec-1::` and `audio-encoder::`.

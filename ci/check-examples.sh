@@ -110,10 +110,60 @@ pair() {
     return $wrong
 }
 
+# Janus stands in for the receiver; that its viewers see something is tested in
+# tools/chromium/tests/janus.rs.
+janus_sender() {
+    local port=$1 conf=$logs/janus libraries janus sender wrong=1
+    local send=$logs/example-janus-sender.log
+    libraries=$(dirname "$(dirname "$(find /usr/lib -name libjanus_videoroom.so 2>/dev/null | head -n 1)")")
+    if ! command -v janus >/dev/null || [ ! -e "$libraries/transports/libjanus_websockets.so" ]; then
+        echo "janus: skipped, Debian's package janus is not installed"
+        return 0
+    fi
+    others() { for file in "$libraries/$1"/*.so; do case $file in *"$2"*) ;; *) printf '%s,' "${file##*/}" ;; esac; done; }
+    mkdir -p "$conf"
+    cat >"$conf/janus.jcfg" <<END
+general: {
+    configs_folder = "$conf"
+    plugins_folder = "$libraries/plugins"
+    transports_folder = "$libraries/transports"
+    debug_level = 4
+    debug_colors = false
+}
+plugins: { disable = "$(others plugins videoroom)" }
+transports: { disable = "$(others transports websockets)" }
+END
+    echo "general: { ws = true, ws_port = $port, ws_ip = \"127.0.0.1\" }" >"$conf/janus.transport.websockets.jcfg"
+    echo "room-1234: { publishers = 2, videocodec = \"h264\" }" >"$conf/janus.plugin.videoroom.jcfg"
+    janus -F "$conf" >"$conf/log" 2>&1 </dev/null & janus=$!
+    # It tries on until Janus is there.
+    PORT=$port ./gst-launch-examples/janus-sender.sh >"$send" 2>&1 </dev/null & sender=$!
+    for _ in $(seq "$LIMIT"); do
+        sleep 1
+        grep -q "WebRTC media is now available" "$conf/log" && { wrong=0; break; }
+        running "$sender" || { echo "janus: the sender has ended by itself"; break; }
+        running "$janus" || { echo "janus: it does not run, see $conf/log"; break; }
+    done
+    complaints "$send" && wrong=1
+    end "$sender" || { echo "janus: sender, see $send"; wrong=1; }
+    kill "$janus" 2>/dev/null
+    wait "$janus" 2>/dev/null
+    if [ $wrong = 1 ]; then
+        tail -n 20 "$send" "$conf/log"
+    else
+        echo "janus: Janus takes it"
+    fi
+    return $wrong
+}
+
 status=0 count=0 port=$((20000 + $$ % 20000))
 for script in gst-launch-examples/*.sh; do
     name=$(basename "$script" .sh)
     case $name in
+        janus-sender)
+            janus_sender "$port" || status=1
+            port=$((port + 20))
+            ;;
         *-sender)
             name=${name%-sender}
             [ -x "gst-launch-examples/$name-receiver.sh" ] || { echo "$name has no receiver"; status=1; continue; }

@@ -6,7 +6,7 @@
 #
 #   ci/install-deps.sh         to build and test
 #   ci/install-deps.sh demo    also the link emulator of ./demo
-#   ci/install-deps.sh check   also Chromium and aiortc, peers in tests of ./check
+#   ci/install-deps.sh check   also Chromium, Janus and aiortc, peers in tests of ./check
 set -eu
 
 RUST_MINIMUM=1.95
@@ -156,6 +156,18 @@ if [ "${1-}" = check ]; then
             rm -rf "$venv"
             say "aiortc could not be installed: tests with it are skipped"
         fi
+    fi
+fi
+
+# The same for Janus, an SFU.
+if [ "${1-}" = check ] && ! command -v janus >/dev/null; then
+    if command -v apt-get >/dev/null; then
+        say "installing janus"
+        as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+            'apt-get update -qq && apt-get install -qq -y --no-install-recommends janus' >&2 ||
+            say "janus could not be installed: tests with it are skipped"
+    else
+        say "janus is not installed: tests with it are skipped"
     fi
 fi
 

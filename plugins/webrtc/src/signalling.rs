@@ -379,6 +379,14 @@ impl Link {
         signallers::explain(self.kind, &self.uri(), text)
     }
 
+    /// The peer is an SFU, and passes on to viewers what it knows: why that is
+    /// a single stream.
+    pub fn sfu(&self) -> Option<&'static str> {
+        self.kind
+            .is_janus()
+            .then_some("Janus passes on neither frame-complete messages nor the header extension")
+    }
+
     /// Each side's candidates are in its only description: nothing can be
     /// negotiated again in a session.
     pub fn is_one_shot(&self) -> bool {

@@ -2,8 +2,8 @@
 //! Headless Chromium with our page in it.
 
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -160,6 +160,22 @@ pub struct Browser {
     _server: PageServer,
 }
 
+impl SetUp {
+    /// For the page.
+    fn query(&self) -> String {
+        let role = match self.role {
+            Role::Receive => "receive",
+            Role::Send => "send",
+        };
+        format!(
+            "role={role}&signalling={}&nack={}&kbps={}",
+            self.signalling,
+            u8::from(self.nack),
+            self.kbps
+        )
+    }
+}
+
 impl Browser {
     pub fn start(set_up: &SetUp) -> Result<Self> {
         Self::with_page(set_up, PAGE, |_| ())
@@ -171,11 +187,27 @@ impl Browser {
         page: &'static str,
         hears: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self> {
+        let (query, link) = (set_up.query(), &set_up.link);
+        Self::open_heard(page, &query, set_up.flexfec, link, hears)
+    }
+
+    /// With another page, which reports as ours does.
+    pub fn open(page: &'static str, query: &str, flexfec: bool, link: &Link) -> Result<Self> {
+        Self::open_heard(page, query, flexfec, link, |_| ())
+    }
+
+    fn open_heard(
+        page: &'static str,
+        query: &str,
+        flexfec: bool,
+        link: &Link,
+        hears: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let program = find().context("Chromium is not installed")?;
         let report = Arc::new(Mutex::new(Report::default()));
         let takes = report.clone();
-        let server = PageServer::start(set_up.link.host(), page, move |text| {
+        let server = PageServer::start(link.host(), page, move |text| {
             hears(text);
             if let Ok(newer) = serde_json::from_str(text) {
                 takes.lock().expect("nobody panics with it").take(newer);
@@ -187,7 +219,13 @@ impl Browser {
             NUMBER.fetch_add(1, Ordering::Relaxed)
         ));
         std::fs::create_dir_all(&profile)?;
-        let process = command(&program, set_up, server.port(), &profile)
+        let mut arguments: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
+        if flexfec {
+            arguments.push(format!("--force-fieldtrials={FLEXFEC_TRIALS}"));
+        }
+        arguments.push(format!("--user-data-dir={}", profile.display()));
+        let process = link
+            .command(&program, &arguments, server.port(), query)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -240,25 +278,6 @@ fn ends(process: &mut Child, patience: Duration) -> bool {
         std::thread::sleep(Duration::from_millis(10));
     }
     true
-}
-
-fn command(program: &Path, set_up: &SetUp, port: u16, profile: &Path) -> Command {
-    let role = match set_up.role {
-        Role::Receive => "receive",
-        Role::Send => "send",
-    };
-    let query = format!(
-        "role={role}&signalling={}&nack={}&kbps={}",
-        set_up.signalling,
-        u8::from(set_up.nack),
-        set_up.kbps
-    );
-    let mut arguments: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
-    if set_up.flexfec {
-        arguments.push(format!("--force-fieldtrials={FLEXFEC_TRIALS}"));
-    }
-    arguments.push(format!("--user-data-dir={}", profile.display()));
-    set_up.link.command(program, &arguments, port, &query)
 }
 
 #[cfg(test)]

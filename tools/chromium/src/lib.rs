@@ -6,6 +6,7 @@ pub mod browser;
 pub mod devtools;
 pub mod freeze;
 pub mod http;
+pub mod janus;
 pub mod link;
 pub mod page;
 pub mod session;

@@ -59,6 +59,10 @@
  * - With #dualwebrtcsink:run-web-server a browser needs no more than the address
  *   of a page that is served here. It takes dual stream, too: over a data channel
  *   the page says which frames are complete. See docs/browser.md.
+ * - #dualwebrtcsink:signalling chooses how receivers are found: by the
+ *   WebSocket protocol of gst-plugins-rs, WHIP, WHEP or a video room of Janus.
+ *   Properties of the signaller are set after it on a line. See
+ *   docs/signalling.md and, for many viewers, docs/scaling.md.
  * - The encoder's properties are set as `encoder::bitrate`, those of the
  *   signaller as `signaller::uri`, and so with `pacer::`, `estimator::`,
  *   `fec-0::`, `fec-1::` and `audio-encoder::`.

@@ -10,6 +10,7 @@ mod data_channel;
 mod fec;
 mod gate;
 mod imp;
+mod key_requests;
 mod kit;
 mod layout;
 mod page;

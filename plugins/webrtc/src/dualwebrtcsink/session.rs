@@ -116,6 +116,8 @@ pub struct Parts {
     pub streams: usize,
     /// Duration of an audio packet.
     pub frame_ms: u32,
+    /// Between key frames for viewers that come, at least, if there can be many.
+    pub key_interval: Option<Duration>,
     /// Of the offer that is answered, if the receiver makes one.
     pub answer: Option<Arc<Layout>>,
     /// To a page, if there may be one.
@@ -168,7 +170,8 @@ pub struct Session {
     pub connection: WebRTCPeerConnectionState,
     ssrcs: Vec<u32>,
     created: Instant,
-    foreign: bool,
+    /// Is not one of ours.
+    pub foreign: bool,
     first_rtcp: bool,
     disconnected: Option<Instant>,
     drained: usize,
@@ -284,6 +287,9 @@ impl Session {
         last.link(&sink)
             .map_err(|err| gst::error_msg!(gst::CoreError::Negotiation, ["{err}"]))?;
         hold_back_eos(&last, drained);
+        if let Some(interval) = parts.key_interval {
+            super::key_requests::space(&last, interval);
+        }
         if let Some((input, rate)) = &parts.audio {
             make_room(&last, self.serial, rate, (index == 0).then_some(input));
         }

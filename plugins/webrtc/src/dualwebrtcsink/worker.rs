@@ -19,6 +19,7 @@ use super::branch::{Branch, is_single};
 use super::data_channel::DataChannel;
 use super::gate::{Eos, GateElement, Mode};
 use super::imp::CAT;
+use super::key_requests;
 use super::kit::Kit;
 use super::layout::Layout;
 use super::rates::Rates;
@@ -525,10 +526,13 @@ impl Worker {
             audio: audio.map(|input| (input, self.audio_rate.clone())),
             timeline: self.timeline.clone(),
             trace: kit.trace.clone(),
+            // An SFU would show a second one to viewers, always black.
             streams: match self.first_encoder() {
+                _ if self.link.sfu().is_some() => 1,
                 Some(encoder) if is_single(encoder) && !self.is_ours_single() => 1,
                 _ => 2,
             },
+            key_interval: self.link.sfu().map(|_| key_requests::INTERVAL),
             frame_ms: self.audio_settings.frame.ms(),
             answer: None,
             channel: self.channel(serial),
@@ -669,7 +673,10 @@ impl Worker {
             aux.set_feedback(session.has_feedback);
         }
         if session.streams() == 1 {
-            session.dual = Err("the encoder's mode is single".into());
+            let why = self.link.sfu().unwrap_or("the encoder's mode is single");
+            // It says nothing before it receives something.
+            session.foreign |= self.link.sfu().is_some();
+            session.dual = Err(why.into());
         }
         if let Some(kit) = &session.kit {
             kit.trace.restart(sdp::has_timing(text));

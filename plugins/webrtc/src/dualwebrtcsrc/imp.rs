@@ -28,6 +28,9 @@
  *   (#rtpflexfecdec) before the jitter buffers ask for them again.
  *   #dualwebrtcsrc:fec chooses.
  *
+ * - #dualwebrtcsrc:signalling chooses how the producer is found: by the
+ *   WebSocket protocol of gst-plugins-rs, WHIP or WHEP. Properties of the
+ *   signaller are set after it on a line. See docs/signalling.md.
  * - Audio of the producer (Opus) leaves by the pad `audio`, which comes with the
  *   first packets of it and stays until READY. Nobody need take it. Lost packets
  *   are concealed, or made from FEC that is in the next one. What was captured at

@@ -6,7 +6,6 @@ mod background;
 mod child;
 mod estimator;
 mod events;
-mod link;
 mod log;
 mod plots;
 mod progress;
@@ -28,8 +27,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::estimator::Estimator;
 use crate::events::{Event, say};
-use crate::link::LinkWish;
 use dualstream_clip::source::{self, Clip, Size};
+use dualstream_link::LinkWish;
 
 #[derive(Parser)]
 #[command(version, about)]

@@ -17,13 +17,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::child::{Child, Heard, Who};
 use crate::estimator::Estimator;
 use crate::events::Event;
-use crate::link::{self, Link, LinkInfo, LinkWish};
 use crate::log::{Rate, Sent, Shown, read_lines};
 use crate::plots::{self, Time};
 use crate::progress::Progress;
 use crate::stats::{Setting, Summary, coded, summarise};
 use crate::{progress, rates, report};
 use dualstream_clip::source::{Clip, ClipInfo};
+use dualstream_link::{Link, LinkInfo, LinkWish, Shape};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Signalling, ICE, DTLS, first key frame.
@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .context("cannot watch for signals")?;
 
     let mut out = std::io::stdout().lock();
-    let (link, why) = Link::choose(&options.link, &options.out);
+    let (link, why) = Link::choose(&options.link, Shape::default(), &options.out);
     writeln!(
         out,
         "clip: {}, {}x{}, {} frames/s",
@@ -138,7 +138,7 @@ const FILES: [&str; 8] = [
     RATES_PLOT,
     SUMMARY,
     REPORT,
-    link::TRACE,
+    dualstream_link::TRACE,
 ];
 
 /// In a process of its own: a decoder that crashes on a broken file does not

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Measures the dual stream beside what there is today.
 
+mod call;
 mod fec;
 mod frontier;
 mod gcc;
@@ -65,6 +66,11 @@ enum What {
     Frontier(FrontierArgs),
     /// How precisely rtppacer sends, at what price, in real time
     Pacer(pacer::Args),
+    /// A whole session in real time: two processes, an emulated link, any two peers
+    Session(Box<call::Args>),
+    /// A process of `session`
+    #[command(hide = true)]
+    SessionPeer(call::PeerArgs),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -229,6 +235,8 @@ fn run(cli: &Cli) -> Result<()> {
         What::JitterSend(args) => jitter::session::send(args),
         What::JitterReceive(args) => jitter::session::receive(args),
         What::Pacer(args) => pacer::bench(args),
+        What::Session(args) => call::run(args),
+        What::SessionPeer(args) => call::peer(args),
     }
 }
 

@@ -20,7 +20,8 @@ const PAGE: &str = include_str!("page.html");
 /// Where FlexFEC is still behind a trial: to offer and answer it, and to send
 /// it.
 const FLEXFEC_TRIALS: &str = "WebRTC-FlexFEC-03-Advertised/Enabled/WebRTC-FlexFEC-03/Enabled/";
-const FLAGS: &[&str] = &[
+/// What a headless browser is started with, in all its uses here.
+pub const FLAGS: &[&str] = &[
     "--headless",
     "--no-sandbox",
     "--disable-gpu",

@@ -216,8 +216,12 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     gst::init()?;
-    gstdualstream::plugin_register_static()?;
-    gstjitterbuffer::plugin_register_static()?;
+    // It registers what it needs itself: registered twice, the factories of
+    // the elements are mixed up.
+    if !matches!(cli.what, What::SessionPeer(_)) {
+        gstdualstream::plugin_register_static()?;
+        gstjitterbuffer::plugin_register_static()?;
+    }
     match &cli.what {
         What::Dual(args) => dual(args),
         What::Recovery(args) => recover(args),

@@ -107,6 +107,12 @@ pub struct Args {
     /// How the picture is coded with --fixed
     #[arg(long, value_enum, default_value_t = Scheme::Dual, requires = "fixed")]
     scheme: Scheme,
+    /// The receiving application asks for a key frame this often, in ms, beside what its element asks for; 0: never
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
+    ask: u64,
+    /// Threads of webrtcsink's x264enc, whose default of 4 makes 4 slices of each picture
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    encoder_threads: Option<u32>,
     /// More properties of the sender's element, as for gst-launch
     #[arg(long, value_name = "TEXT", default_value = "")]
     sender_properties: String,
@@ -288,6 +294,8 @@ impl<'a> Session<'a> {
             refresh_ms: args.refresh,
             fixed: self.fixed.filter(|_| role == Role::Send),
             off: args.features.clone(),
+            ask_ms: args.ask,
+            encoder_threads: args.encoder_threads,
             properties: properties.clone(),
             seconds: args.settle + args.seconds + START_S,
             // A foreign camera shows some picture of the clip.
@@ -405,7 +413,7 @@ impl<'a> Session<'a> {
             receiver_began,
             delay_ms: (self.args.rtt / 2) as f64,
         };
-        figures::run(&material).context("no picture could be read while it was measured")
+        figures::run(&material).context("no picture was shown")
     }
 
     fn asked(&self) -> Asked {
@@ -443,6 +451,7 @@ impl<'a> Session<'a> {
             scheme: self
                 .fixed
                 .map(|fixed| name(fixed.scheme.to_possible_value())),
+            ask_ms: args.ask,
             settle_s: args.settle,
             seconds: args.seconds,
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dualstream_clip::barcode::Stamp;
@@ -37,8 +37,13 @@ pub fn run(setting: &Setting, log: &Log, stop: &Receiver<()>) -> Result<()> {
     let sampler = Sampler::start(&pipeline.0, log, &counts)?;
     pipeline.play()?;
     say(&Said::Ready);
+    let mut asked = Instant::now();
     loop {
         pipeline.check()?;
+        if setting.ask_ms > 0 && asked.elapsed() >= Duration::from_millis(setting.ask_ms) {
+            asked = Instant::now();
+            ask(&pipeline);
+        }
         match stop.recv_timeout(SLICE) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => break,
@@ -59,6 +64,17 @@ pub fn run(setting: &Setting, log: &Log, stop: &Receiver<()>) -> Result<()> {
         judge.finish();
     }
     Ok(())
+}
+
+/// For a key frame, as an application does.
+fn ask(pipeline: &Pipeline) {
+    let event = gst_video::UpstreamForceKeyUnitEvent::builder()
+        .all_headers(true)
+        .build();
+    if let Some(screen) = pipeline.0.by_name("screen") {
+        // Nobody takes it before there is a session.
+        let _ = screen.send_event(event);
+    }
 }
 
 fn build(setting: &Setting) -> Result<Pipeline> {

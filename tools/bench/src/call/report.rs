@@ -36,7 +36,8 @@ fn percent(value: Option<f64>) -> String {
 }
 
 fn spread(of: fn(&Spread) -> f64, figures: &Figures) -> String {
-    number(of(&figures.glass_to_glass_ms), 0)
+    let spread = figures.glass_to_glass_ms.as_ref();
+    spread.map_or("-".into(), |spread| number(of(spread), 0))
 }
 
 fn quality(of: Option<Quality>, part: fn(Quality) -> f64, digits: usize) -> String {
@@ -53,6 +54,13 @@ const ROWS: &[Row] = &[
         let off = f.asked.features_off.join(" ");
         if off.is_empty() { "-".into() } else { off }
     }),
+    ("asks for key frames, each ms", |f| {
+        if f.asked.ask_ms == 0 {
+            "-".into()
+        } else {
+            f.asked.ask_ms.to_string()
+        }
+    }),
     ("link", |f| f.asked.link.clone()),
     ("link loss", |f| {
         format!("{:.1} %", f.asked.link_loss * 100.0)
@@ -65,6 +73,7 @@ const ROWS: &[Row] = &[
     ("p99", |f| spread(|s| s.p99, f)),
     ("pictures/s", |f| number(f.fps, 1)),
     ("pictures missing", |f| f.pictures_missing.to_string()),
+    ("pictures not readable", |f| f.pictures_unread.to_string()),
     ("freezes", |f| f.freezes.to_string()),
     ("frozen, ms", |f| number(f.freeze_ms_total, 0)),
     ("PSNR mean, dB", |f| quality(f.psnr_db, |q| q.mean, 2)),
@@ -269,7 +278,10 @@ mod tests {
     fn a_table_has_a_row_for_each_figure_and_a_column_for_each_run() {
         let mut figures = Figures::default();
         figures.asked.sender = "dualwebrtcsink".into();
-        figures.glass_to_glass_ms.p97 = 81.6;
+        figures.glass_to_glass_ms = Some(Spread {
+            p97: 81.6,
+            ..Spread::default()
+        });
         let text = table(&[&figures, &figures]);
         assert_eq!(text.lines().count(), ROWS.len());
         let p97 = text.lines().find(|line| line.starts_with("p97")).unwrap();

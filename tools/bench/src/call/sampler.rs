@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +24,19 @@ pub struct Counts {
     fec_bytes: AtomicU64,
     /// CPU time of work that is not the peer's but the measurement's, in ns.
     pub own_cpu: AtomicU64,
+    /// What a foreign x264enc is set to.
+    encoder_threads: Option<u32>,
+    /// webrtcsink has a pipeline of its own for each receiver.
+    others: Mutex<Vec<glib::WeakRef<gst::Pipeline>>>,
+}
+
+impl Counts {
+    pub fn new(encoder_threads: Option<u32>) -> Self {
+        Self {
+            encoder_threads,
+            ..Self::default()
+        }
+    }
 }
 
 /// Writes to the log until it is dropped.
@@ -46,6 +59,7 @@ impl Sampler {
     /// they come.
     pub fn start(pipeline: &gst::Pipeline, log: &Log, counts: &Arc<Counts>) -> Result<Self> {
         watch(pipeline, log, counts);
+        watch_others(pipeline, log, counts);
         let weak = pipeline.downgrade();
         let (log, counts) = (log.clone(), counts.clone());
         let (stop, stopped) = mpsc::channel();
@@ -67,6 +81,24 @@ impl Sampler {
             thread: Some(thread),
         })
     }
+}
+
+fn watch_others(pipeline: &gst::Pipeline, log: &Log, counts: &Arc<Counts>) {
+    const SIGNAL: &str = "consumer-pipeline-created";
+    let Some(peer) = pipeline.by_name("peer") else {
+        return;
+    };
+    if glib::subclass::SignalId::lookup(SIGNAL, peer.type_()).is_none() {
+        return;
+    }
+    let (log, counts) = (log.clone(), counts.clone());
+    peer.connect(SIGNAL, false, move |values| {
+        let pipeline = values.get(2)?.get::<gst::Pipeline>().ok()?;
+        watch(&pipeline, &log, &counts);
+        let mut others = counts.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.push(pipeline.downgrade());
+        None
+    });
 }
 
 fn is_encoder(factory: &gst::ElementFactory) -> bool {
@@ -92,6 +124,12 @@ fn watch(pipeline: &gst::Pipeline, log: &Log, counts: &Arc<Counts>) {
                 log.note("encoder", factory.name());
             }
             count_keys(element, &counts);
+            // Not started yet, and already set up by its bin.
+            if let Some(threads) = counts.encoder_threads
+                && factory.name() == "x264enc"
+            {
+                element.set_property("threads", threads);
+            }
         } else if klass.contains("Decoder/Video") || klass.contains("Codec/Decoder/Video") {
             log.note("decoder", factory.name());
         } else if factory.name() == "rtpulpfecenc" {
@@ -186,7 +224,14 @@ fn values(pipeline: &gst::Pipeline, counts: &Counts) -> BTreeMap<String, f64> {
     let mut dual = false;
     let mut plain = None;
     let mut delay: Option<f64> = None;
-    for element in pipeline.iterate_recurse().into_iter().flatten() {
+    let others: Vec<gst::Pipeline> = {
+        let others = counts.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.iter().filter_map(glib::WeakRef::upgrade).collect()
+    };
+    let all = std::iter::once(pipeline)
+        .chain(&others)
+        .flat_map(|pipeline| pipeline.iterate_recurse().into_iter().flatten());
+    for element in all {
         let Some(factory) = element.factory() else {
             continue;
         };

@@ -37,7 +37,8 @@ pub fn run(setting: &Setting, log: &Log, stop: &Receiver<()>) -> Result<()> {
         .and_downcast()
         .context("the pipeline has no camera")?;
     camera.set_caps(Some(&video.caps()?));
-    let counts = Arc::<Counts>::default();
+    let foreign = setting.peer == Peer::Webrtcsink;
+    let counts = Arc::new(Counts::new(setting.encoder_threads.filter(|_| foreign)));
     let _sampler = Sampler::start(&pipeline.0, log, &counts)?;
     pipeline.play()?;
     say(&Said::Ready);

@@ -396,6 +396,13 @@ impl State {
         }
     }
 
+    /// Shares this from now on, if nothing has come yet.
+    pub fn join(&mut self, timing: Shared) {
+        if self.buffer.is_none() {
+            self.timing = timing;
+        }
+    }
+
     /// What is answered to LATENCY queries.
     pub fn answer_latency(&mut self) -> Duration {
         self.answered = lock(&self.timing).latency();

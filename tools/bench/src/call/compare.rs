@@ -27,9 +27,7 @@ pub fn run(files: &[PathBuf], page: &Path, json: bool) -> Result<()> {
     std::fs::write(page, document_of(&runs)?)
         .with_context(|| format!("cannot write {}", page.display()))?;
     if json {
-        return all
-            .iter()
-            .try_for_each(|figures| crate::print_json(figures));
+        return all.iter().try_for_each(crate::print_json);
     }
     crate::print(&table(&all))?;
     crate::print(&format!("{}: plots over time\n", page.display()))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Measures the dual stream beside what there is today.
 
+mod call;
 mod capacity;
 mod fec;
 mod frontier;
@@ -71,6 +72,11 @@ enum What {
     /// A process of `capacity`
     #[command(hide = true)]
     CapacityEnd(capacity::EndArgs),
+    /// A whole session in real time: two processes, an emulated link, any two peers
+    Session(Box<call::Args>),
+    /// A process of `session`
+    #[command(hide = true)]
+    SessionPeer(call::PeerArgs),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -216,8 +222,12 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     gst::init()?;
-    gstdualstream::plugin_register_static()?;
-    gstjitterbuffer::plugin_register_static()?;
+    // It registers what it needs itself: registered twice, the factories of
+    // the elements are mixed up.
+    if !matches!(cli.what, What::SessionPeer(_)) {
+        gstdualstream::plugin_register_static()?;
+        gstjitterbuffer::plugin_register_static()?;
+    }
     match &cli.what {
         What::Dual(args) => dual(args),
         What::Recovery(args) => recover(args),
@@ -237,6 +247,8 @@ fn run(cli: &Cli) -> Result<()> {
         What::Pacer(args) => pacer::bench(args),
         What::Capacity(args) => capacity::run(args),
         What::CapacityEnd(args) => capacity::end(args),
+        What::Session(args) => call::run(args),
+        What::SessionPeer(args) => call::peer(args),
     }
 }
 

@@ -54,7 +54,7 @@ impl fmt::Display for Scheme {
 }
 
 /// VBV of [`Scheme::Vanilla`], the default of x264enc.
-const VANILLA_VBV: Duration = Duration::from_millis(600);
+pub const VANILLA_VBV: Duration = Duration::from_millis(600);
 
 /// How a scheme is set up.
 #[derive(Clone, Debug)]
@@ -249,6 +249,12 @@ fn make(factory: &str) -> Result<gst::Element> {
 
 fn single_encoder(set_up: &SetUp) -> Result<gst::Element> {
     let element = make("x264enc")?;
+    set_single(&element, set_up);
+    Ok(element)
+}
+
+/// Sets x264enc up for any scheme but dual, without its rate.
+pub fn set_single(element: &gst::Element, set_up: &SetUp) {
     for (name, value) in X264 {
         element.set_property_from_str(name, value);
     }
@@ -259,10 +265,10 @@ fn single_encoder(set_up: &SetUp) -> Result<gst::Element> {
     };
     element.set_property("key-int-max", interval);
     element.set_property("intra-refresh", set_up.scheme == Scheme::IntraRefresh);
-    Ok(element)
 }
 
-fn set_rate(element: &gst::Element, target: Bitrate, vbv: Duration) {
+/// Of x264enc.
+pub fn set_rate(element: &gst::Element, target: Bitrate, vbv: Duration) {
     element.set_property("bitrate", target.as_kbps().max(1) as u32);
     // Rounded up: less than one frame is refused by x264.
     let vbv = vbv.as_micros().div_ceil(1000).clamp(1, 10_000) as u32;

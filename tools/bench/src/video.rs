@@ -15,7 +15,7 @@ use crate::rig::Rig;
 /// and backward.
 pub struct Video {
     pictures: Vec<gst::Buffer>,
-    info: gst_video::VideoInfo,
+    pub info: gst_video::VideoInfo,
     frame_nanos: u64,
 }
 
@@ -61,7 +61,13 @@ impl Video {
         Timestamp::from_nanos(number as u64 * self.frame_nanos)
     }
 
-    fn source(&self, number: usize) -> &gst::Buffer {
+    /// Pictures of the clip.
+    pub fn len(&self) -> usize {
+        self.pictures.len()
+    }
+
+    /// It without its time.
+    pub fn source(&self, number: usize) -> &gst::Buffer {
         &self.pictures[there_and_back(number, self.pictures.len())]
     }
 

@@ -21,7 +21,8 @@ const PAGE: &str = include_str!("page.html");
 /// it.
 pub(crate) const FLEXFEC_TRIALS: &str =
     "WebRTC-FlexFEC-03-Advertised/Enabled/WebRTC-FlexFEC-03/Enabled/";
-pub(crate) const FLAGS: &[&str] = &[
+/// What a headless browser is started with, in all its uses here.
+pub const FLAGS: &[&str] = &[
     "--headless",
     "--no-sandbox",
     "--disable-gpu",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What lies between the browser and this process.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,18 +23,7 @@ pub enum Link {
     },
 }
 
-/// `rattan`, if it is installed.
-pub fn find_rattan() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let cargo = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
-        .map(|cargo| cargo.join("bin"));
-    std::env::split_paths(&path)
-        .chain(cargo)
-        .map(|folder| folder.join("rattan"))
-        .find(|program| program.is_file())
-}
+pub use dualstream_link::find_rattan;
 
 impl Link {
     /// What servers must listen on to be reached from the browser.

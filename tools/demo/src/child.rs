@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::events::Event;
-use crate::link::remove_namespaces;
+use dualstream_link::remove_namespaces;
 
 /// A stopped child writes its files first.
 const STOP_TIMEOUT: Duration = Duration::from_secs(25);

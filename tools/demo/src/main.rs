@@ -6,7 +6,6 @@ mod background;
 mod child;
 mod estimator;
 mod events;
-mod link;
 mod log;
 mod plots;
 mod progress;
@@ -28,8 +27,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::estimator::Estimator;
 use crate::events::{Event, say};
-use crate::link::LinkWish;
 use dualstream_clip::source::{self, Clip, Size};
+use dualstream_link::LinkWish;
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -86,6 +85,10 @@ struct RunArgs {
     /// rates that take turns, with seconds: 1Mbps:10,3Mbps:10
     #[arg(long, default_value = "2Mbps")]
     link: LinkWish,
+    /// The link follows this trace of a cellular one, a file in Mahimahi's
+    /// format; a name alone is also looked for in ../shared/traces
+    #[arg(long, value_name = "FILE", conflicts_with = "link")]
+    trace: Option<PathBuf>,
     /// Whose estimate of the bandwidth the encoder follows, for comparisons
     #[arg(long, hide = true, value_enum, default_value_t)]
     estimator: Estimator,
@@ -151,6 +154,7 @@ fn main() -> ExitCode {
                 refresh_interval: args.refresh_interval,
                 seconds: args.seconds,
                 link: args.link.clone(),
+                trace: args.trace.clone(),
                 estimator: args.estimator,
                 out: args.out.clone(),
             }),
@@ -290,6 +294,7 @@ mod tests {
             &["--seconds=inf"],
             &["--link=slow"],
             &["--link=1Mbps:"],
+            &["--link=1Mbps", "--trace=a.up"],
             &["--estimator=best"],
             &["--size=1280"],
             &["--refresh-interval=-1"],

@@ -8,10 +8,10 @@ use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
-use crate::link::Step;
 use crate::log::{Coded, Rate, Shown};
 use crate::rates::capacity;
 use crate::stats::switches;
+use dualstream_link::Step;
 
 pub type Plotted = Result<String, Box<dyn Error>>;
 

@@ -4,9 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::link::Step;
 use crate::log::{Rate, Shown};
 use crate::stats::{ms, percentile, round};
+use dualstream_link::Step;
 
 /// A gap between two shown pictures from here on is seen.
 const LONG_GAP_MS: f64 = 200.0;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 use super::*;
-use crate::link::{LinkInfo, Step};
 use crate::log::{Rate, Sent};
 use crate::rates;
 use crate::stats::{Setting, coded, summarise};
+use dualstream_link::{LinkInfo, Step};
 
 const MS: u64 = 1_000_000;
 
@@ -64,6 +64,7 @@ fn setting(source: &str) -> Setting {
             kbps: 2000,
             delay_ms: 20,
             queue_ms: 300,
+            loss: 0.0,
             steps: Vec::new(),
         },
         width: 1280,

@@ -17,13 +17,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::child::{Child, Heard, Who};
 use crate::estimator::Estimator;
 use crate::events::Event;
-use crate::link::{self, Link, LinkInfo, LinkWish};
 use crate::log::{Rate, Sent, Shown, read_lines};
 use crate::plots::{self, Time};
 use crate::progress::Progress;
 use crate::stats::{Setting, Summary, coded, summarise};
 use crate::{progress, rates, report};
 use dualstream_clip::source::{Clip, ClipInfo};
+use dualstream_link::{Link, LinkInfo, LinkWish, Shape, mahimahi};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Signalling, ICE, DTLS, first key frame.
@@ -31,6 +31,10 @@ const FIRST_PICTURE_TIMEOUT: Duration = Duration::from_secs(30);
 const STALL_TIMEOUT: Duration = Duration::from_secs(12);
 /// The receiver compares and records what is left.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(120);
+/// Of a trace, for a clip that does not tell its length.
+const TRACE_SECONDS: f64 = 600.0;
+/// Of a trace, for the start and the end of the session.
+const TRACE_MARGIN: f64 = 10.0;
 /// Interrupted by the user (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 
@@ -40,6 +44,8 @@ pub struct Options {
     pub refresh_interval: u32,
     pub seconds: Option<f64>,
     pub link: LinkWish,
+    /// Instead of it.
+    pub trace: Option<PathBuf>,
     pub estimator: Estimator,
     pub out: PathBuf,
 }
@@ -58,7 +64,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .context("cannot watch for signals")?;
 
     let mut out = std::io::stdout().lock();
-    let (link, why) = Link::choose(&options.link, &options.out);
+    let wish = match &options.trace {
+        Some(file) => traced(file, options.seconds.or(info.seconds))?,
+        None => options.link.clone(),
+    };
+    let (link, why) = Link::choose(&wish, Shape::default(), &options.out);
     writeln!(
         out,
         "clip: {}, {}x{}, {} frames/s",
@@ -106,6 +116,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     result
 }
 
+/// A link that follows the trace in this file, as much of it as will be used:
+/// the queue's size rests on its mean.
+fn traced(file: &Path, seconds: Option<f64>) -> Result<LinkWish> {
+    let seconds = seconds.unwrap_or(TRACE_SECONDS) + TRACE_MARGIN;
+    mahimahi::read(file, (seconds * 1e3) as u64)
+        .map(LinkWish::Stepped)
+        .map_err(|why| anyhow!(why))
+}
+
 /// Under sudo the files belong to the one who called it.
 fn give_back(out: &Path) {
     let id = |name| std::env::var(name).ok()?.parse::<u32>().ok();
@@ -138,7 +157,7 @@ const FILES: [&str; 8] = [
     RATES_PLOT,
     SUMMARY,
     REPORT,
-    link::TRACE,
+    dualstream_link::TRACE,
 ];
 
 /// In a process of its own: a decoder that crashes on a broken file does not

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::link::LinkInfo;
 use crate::log::{Coded, Sent, Shown};
 use crate::rates::Figures;
+use dualstream_link::LinkInfo;
 
 /// A gap between two shown pictures is a freeze when it is longer by this
 /// than the gap between their captures.

@@ -3,14 +3,18 @@
 //! part of it that moves the other way, a little noise that is new in each
 //! picture, and the picture's number as a bar code, which survives coding.
 
-/// Bits of the number in the bar code.
-const BITS: usize = 16;
+use dualstream_clip::barcode::Layout;
+use dualstream_clip::picture::Luma;
+
+/// A number of 16 bits.
+const CODE: Layout = Layout {
+    columns: 16,
+    rows: 1,
+    width: 0.8,
+    height: 0.125,
+};
 /// The texture is larger than the picture by this, and pans within it.
 const MARGIN: usize = 256;
-const BLACK: u8 = 24;
-const WHITE: u8 = 224;
-/// Half of what black and white differ by.
-const CLEAR: i64 = (WHITE - BLACK) as i64 / 2;
 
 /// Draws pictures of one size.
 pub struct Scene {
@@ -59,7 +63,7 @@ impl Scene {
             }
         }
         self.colours(&mut data[w * h..], n);
-        self.write_number(&mut data[..w * h], n as u16);
+        CODE.write(&mut data[..w * h], w, w, h, n & 0xffff);
         data
     }
 
@@ -77,49 +81,17 @@ impl Scene {
             }
         }
     }
-
-    /// Each bit is two blocks, of which the upper one is white for a 1 and the
-    /// lower one the opposite.
-    fn write_number(&self, luma: &mut [u8], number: u16) {
-        let (bw, bh) = block(self.width, self.height);
-        for (y, row) in luma.chunks_exact_mut(self.width).take(2 * bh).enumerate() {
-            for bit in 0..BITS {
-                let set = number >> bit & 1 == 1;
-                let white = set == (y < bh);
-                row[bit * bw..(bit + 1) * bw].fill(if white { WHITE } else { BLACK });
-            }
-        }
-    }
 }
 
 /// Number of a picture from its luma; `None` where it is not clear.
 pub fn read_number(luma: &[u8], stride: usize, width: usize, height: usize) -> Option<u16> {
-    let (bw, bh) = block(width, height);
-    let mut number = 0;
-    for bit in 0..BITS {
-        let mean = |row: usize| -> Option<i64> {
-            let (mut sum, mut count) = (0i64, 0i64);
-            // The edges are blurred.
-            for y in row * bh + bh / 4..(row + 1) * bh - bh / 4 {
-                let from = y * stride + bit * bw;
-                let line = luma.get(from + bw / 4..from + bw - bw / 4)?;
-                sum += line.iter().map(|v| i64::from(*v)).sum::<i64>();
-                count += line.len() as i64;
-            }
-            (count > 0).then(|| sum / count)
-        };
-        let difference = mean(0)? - mean(1)?;
-        if difference.abs() < CLEAR {
-            return None;
-        }
-        number |= u16::from(difference > 0) << bit;
-    }
-    Some(number)
-}
-
-/// Of the bar code, in samples.
-fn block(width: usize, height: usize) -> (usize, usize) {
-    (width / (BITS + 4), height / 16)
+    let luma = Luma {
+        width,
+        height,
+        stride,
+        data: luma,
+    };
+    CODE.read(luma).map(|number| number as u16)
 }
 
 /// Where the texture is at picture `n`: at most 8 samples from where it was

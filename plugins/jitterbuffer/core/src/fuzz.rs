@@ -222,7 +222,7 @@ impl Watched {
                 Next::Packet(out) => {
                     self.left(&out, latest);
                     let stamp = self.stamps.stamp(out.timestamp, out.render);
-                    self.meter.pushed(now, stamp);
+                    self.meter.pushed(now, stamp, true);
                 }
                 Next::Lost(lost) => assert!(lost.count > 0),
                 Next::AskForKeyFrame => assert!(self.buffer.config().wait_for_key),
@@ -372,7 +372,7 @@ impl Session {
             _ => {
                 let stamp = Timestamp::from_millis(input.number().into());
                 stream.stamps.set_part(self.latency.told());
-                stream.meter.arrived(stamp, now, input.ms());
+                stream.meter.arrived(stamp, now);
             }
         }
         self.latency.update(self.now, self.timing.target());

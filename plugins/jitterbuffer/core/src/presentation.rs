@@ -119,35 +119,27 @@ const SAME: Duration = Duration::from_micros(100);
 /// of them (QoS events).
 #[derive(Clone, Debug, Default)]
 pub struct DecodeMeter {
-    /// Time stamp, when it left.
-    frames: VecDeque<(Timestamp, Timestamp)>,
+    /// Time stamp, when it left, and whether the sink was idle then.
+    frames: VecDeque<(Timestamp, Timestamp, bool)>,
 }
 
 impl DecodeMeter {
-    /// A frame leaves.
-    pub fn pushed(&mut self, now: Timestamp, stamp: Timestamp) {
+    /// A frame leaves; see [`Timing::leaves`](crate::Timing::leaves) for `idle`.
+    pub fn pushed(&mut self, now: Timestamp, stamp: Timestamp, idle: bool) {
         if self.frames.len() >= REMEMBERED {
             self.frames.pop_front();
         }
-        self.frames.push_back((stamp, now));
+        self.frames.push_back((stamp, now, idle));
     }
 
-    /// The sink got this frame at `arrival`; it shows frames `latency` after
-    /// their time stamps. `None` if that does not say how long it took: the
-    /// sink may still have been busy with the frame before.
-    pub fn arrived(
-        &mut self,
-        stamp: Timestamp,
-        arrival: Timestamp,
-        latency: Duration,
-    ) -> Option<Duration> {
-        let is_it = |(other, _): &(Timestamp, Timestamp)| other.distance(stamp).abs() < SAME;
+    /// The sink got this frame at `arrival`. `None` if that does not say how
+    /// long it took: the sink may still have been busy with a frame before.
+    pub fn arrived(&mut self, stamp: Timestamp, arrival: Timestamp) -> Option<Duration> {
+        let is_it = |(other, ..): &(Timestamp, Timestamp, bool)| other.distance(stamp).abs() < SAME;
         let at = self.frames.iter().position(is_it)?;
-        let (_, left) = *self.frames.get(at)?;
-        let before = at.checked_sub(1).and_then(|at| self.frames.get(at));
-        let is_idle = before.is_some_and(|(before, _)| *before + latency <= left);
+        let (_, left, idle) = *self.frames.get(at)?;
         self.frames.drain(..at);
-        is_idle.then(|| arrival.since(left))
+        idle.then(|| arrival.since(left))
     }
 }
 
@@ -208,17 +200,15 @@ mod tests {
     #[test]
     fn decoding_is_measured_while_the_sink_is_idle() {
         let mut meter = DecodeMeter::default();
-        let latency = ms(50);
-        meter.pushed(at(60), at(20));
-        assert_eq!(meter.arrived(at(20), at(65), latency), None, "the first");
-        meter.pushed(at(75), at(53));
-        assert_eq!(meter.arrived(at(53), at(82), latency), Some(ms(7)));
-        // The sink shows that one at 103.
-        meter.pushed(at(100), at(86));
-        assert_eq!(meter.arrived(at(86), at(104), latency), None);
-        assert_eq!(meter.arrived(at(999), at(104), latency), None);
+        meter.pushed(at(60), at(20), false);
+        assert_eq!(meter.arrived(at(20), at(65)), None);
+        meter.pushed(at(75), at(53), true);
+        assert_eq!(meter.arrived(at(53), at(82)), Some(ms(7)));
+        meter.pushed(at(100), at(86), false);
+        assert_eq!(meter.arrived(at(86), at(104)), None);
+        assert_eq!(meter.arrived(at(999), at(104)), None);
         for n in 0..1000 {
-            meter.pushed(at(n), at(n));
+            meter.pushed(at(n), at(n), true);
         }
         assert_eq!(meter.frames.len(), REMEMBERED);
     }

@@ -736,6 +736,11 @@ impl ObjectImpl for RtpKalmanJitterBuffer {
         if let Err(err) = settings.set(pspec.name(), value) {
             gst::error!(CAT, imp = self, "property {}: {err}", pspec.name());
         }
+        // rtpbin has started it by the time it tells whose packets it is for.
+        if pspec.name() == "group" {
+            let timing = Self::timing(&settings, settings.group.as_deref());
+            self.change(|state, _| state.join(timing.clone()));
+        }
         self.change(|state, _| state.configure(settings.clone()));
     }
 

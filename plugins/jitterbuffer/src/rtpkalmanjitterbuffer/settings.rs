@@ -236,9 +236,9 @@ fn delay_properties(default: &Settings) -> Vec<glib::ParamSpec> {
             .blurb(
                 "Elements of the process with the same name here share one estimate, and the \
                  settings of the one that was changed last, as for both streams of a dual stream; \
-                 null or empty = none",
+                 null or empty = none; taken until the first packet",
             )
-            .mutable_ready()
+            .mutable_playing()
             .build(),
     ]
 }

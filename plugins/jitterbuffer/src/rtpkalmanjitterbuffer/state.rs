@@ -341,7 +341,8 @@ impl State {
                     }
                     let stamp = self.presentation.stamp(out.timestamp, out.render);
                     if out.first {
-                        self.meter.pushed(now, stamp);
+                        let idle = timing.leaves(now, stamp + self.pipeline_latency);
+                        self.meter.pushed(now, stamp, idle);
                     }
                     let pts = outlet::shifted(stamp, self.settings.ts_offset);
                     work.push_back(Work::Buffer(outlet::stamp(out.data, pts, out.discont)));
@@ -395,6 +396,13 @@ impl State {
         }
     }
 
+    /// Shares this from now on, if nothing has come yet.
+    pub fn join(&mut self, timing: Shared) {
+        if self.buffer.is_none() {
+            self.timing = timing;
+        }
+    }
+
     /// What is answered to LATENCY queries.
     pub fn answer_latency(&mut self) -> Duration {
         self.answered = lock(&self.timing).latency();
@@ -421,7 +429,7 @@ impl State {
             self.settings.ts_offset.saturating_neg(),
         );
         let stamp = Timestamp::from_nanos(stamp.nseconds());
-        if let Some(took) = self.meter.arrived(stamp, arrival, self.pipeline_latency) {
+        if let Some(took) = self.meter.arrived(stamp, arrival) {
             lock(&self.timing).decoded(now, took);
         }
     }

@@ -202,7 +202,8 @@ impl Worker {
     }
 
     fn poll(&mut self, now: Instant) {
-        self.link.set_patient(now, !self.sessions.is_empty());
+        let is_busy = self.sessions.iter().any(Session::is_encoding);
+        self.link.set_patient(now, is_busy);
         if self.reach.poll(now) {
             if let Some(sink) = self.sink.upgrade() {
                 gst::info!(CAT, obj = sink, "another network: connecting anew");

@@ -207,7 +207,10 @@ impl Worker {
     }
 
     fn poll(&mut self, now: Instant) {
-        self.link.set_patient(now, self.session.is_some());
+        let comes_about =
+            |s: &Session| matches!(s.phase, Phase::Negotiating | Phase::Connecting);
+        let is_busy = self.session.as_ref().is_some_and(|s| !comes_about(s));
+        self.link.set_patient(now, is_busy);
         if self.reach.poll(now) {
             if let Some(src) = self.src.upgrade() {
                 gst::info!(CAT, obj = src, "another network: connecting anew");

@@ -80,6 +80,8 @@ pub struct Timing {
     latency: Latency,
     frames: u64,
     late_frames: u64,
+    /// Until when the sink waits with what has left, of all streams.
+    busy: Timestamp,
 }
 
 impl Timing {
@@ -95,6 +97,7 @@ impl Timing {
             wish: None,
             frames: 0,
             late_frames: 0,
+            busy: Timestamp::ZERO,
         })
     }
 
@@ -164,6 +167,19 @@ impl Timing {
         } else {
             Arrival::OnTime
         }
+    }
+
+    /// A frame leaves, of any stream, and will be shown at `shown`. Whether the
+    /// sink is idle: else it still waits to show one that left before, and what
+    /// it gets meanwhile does not reach it at once.
+    pub fn leaves(&mut self, now: Timestamp, shown: Timestamp) -> bool {
+        // Time went back.
+        if self.busy.since(now) > 2 * LONGEST_DELAY {
+            self.busy = Timestamp::ZERO;
+        }
+        let idle = self.busy <= now;
+        self.busy = self.busy.max(shown);
+        idle
     }
 
     /// A frame was decoded, and how long that took.
@@ -328,6 +344,18 @@ mod tests {
         let frame = whole(300, 0);
         let plan = timing.plan(stream, frame.timestamp).unwrap();
         plan.playout.since(frame.arrival)
+    }
+
+    /// Both streams of a dual one end in one sink.
+    #[test]
+    fn a_sink_that_waits_with_one_stream_is_not_idle_for_the_other() {
+        let mut timing = Timing::new(ModelKind::Adaptive, Config::default()).unwrap();
+        assert!(timing.leaves(at(100), at(250)), "the first");
+        assert!(!timing.leaves(at(200), at(240)), "of the other stream");
+        assert!(!timing.leaves(at(249), at(400)));
+        assert!(timing.leaves(at(400), at(430)));
+        assert!(!timing.leaves(at(400), at(1_000_000)));
+        assert!(timing.leaves(at(401), at(500)), "time went back");
     }
 
     #[test]

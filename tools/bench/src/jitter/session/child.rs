@@ -3,12 +3,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child as Process, ChildStdin, Command, Stdio};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use dualstream_link::remove_namespaces;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -113,19 +113,6 @@ impl Drop for Child {
         }
         if let Some(id) = self.rattan_id.take() {
             remove_namespaces(&id);
-        }
-    }
-}
-
-/// Those of a `rattan` that was killed.
-fn remove_namespaces(id: &str) {
-    if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
-        return;
-    }
-    for side in ["left", "rattan"] {
-        let name = format!("ns-{side}-{id}");
-        if Path::new("/var/run/netns").join(&name).exists() {
-            let _ = Command::new("ip").args(["netns", "del", &name]).status();
         }
     }
 }

@@ -19,14 +19,14 @@
 //! and the same seed.
 
 mod blocks;
-mod child;
+pub mod child;
 mod figures;
 mod listing;
 pub mod pipeline;
-mod priority;
+pub mod priority;
 mod receive;
 mod relay;
-mod said;
+pub mod said;
 mod send;
 
 use std::fs::File;
@@ -39,8 +39,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use dualstream_chromium::link::find_rattan;
 use dualstream_clip::source::Size;
+use dualstream_link::find_rattan;
 use serde::{Deserialize, Serialize};
 
 use self::child::{Child, Heard, Who};

@@ -18,3 +18,16 @@ pub fn real_time() -> bool {
     #[cfg(not(target_os = "linux"))]
     false
 }
+
+/// For the calling thread: as a plain program has it, so after the rest of a
+/// process with real-time priority.
+pub fn background() {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: all zeros is a value of this plain structure.
+        let param: libc::sched_param = unsafe { std::mem::zeroed() };
+        // SAFETY: 0 is the calling thread, and the call only reads `param`,
+        // which outlives it. Where it fails nothing has changed.
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const param) };
+    }
+}

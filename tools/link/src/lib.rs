@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
-//! The link between the two processes: emulated by `rattan`, or none.
+//! The link between two processes: emulated by `rattan`, or none.
+
+pub mod mahimahi;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,9 +12,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 /// One way, in each direction.
-pub const DELAY_MS: u64 = 20;
+const DELAY_MS: u64 = 20;
 /// What the drop-tail queue before the bottleneck holds, in time.
-pub const QUEUE_MS: u64 = 300;
+const QUEUE_MS: u64 = 300;
 /// Building the namespaces takes a third of a second.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -23,6 +25,29 @@ pub const TRACE: &str = "link.json";
 pub struct Step {
     pub kbps: u64,
     pub ms: u64,
+}
+
+/// What is the same all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shape {
+    /// One way, in each direction.
+    pub delay_ms: u64,
+    /// What the drop-tail queue before the bottleneck holds, in time at the
+    /// mean rate.
+    pub queue_ms: u64,
+    /// Of what has passed the bottleneck, from 0 to 1; nothing is lost on the
+    /// way back.
+    pub loss: f64,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            delay_ms: DELAY_MS,
+            queue_ms: QUEUE_MS,
+            loss: 0.0,
+        }
+    }
 }
 
 /// What the user asked for with `--link`.
@@ -70,7 +95,8 @@ impl FromStr for LinkWish {
     }
 }
 
-fn rate_of(text: &str) -> Result<u64, String> {
+/// A rate such as `2Mbps` or `800kbps`, in kbit/s.
+pub fn rate_of(text: &str) -> Result<u64, String> {
     let (digits, kilo) = if let Some(digits) = text.strip_suffix("Mbps") {
         (digits, 1e3)
     } else if let Some(digits) = text.strip_suffix("kbps") {
@@ -88,7 +114,9 @@ fn rate_of(text: &str) -> Result<u64, String> {
     Ok(kbps as u64)
 }
 
-fn mean_kbps(steps: &[Step]) -> u64 {
+/// Over all of them.
+#[must_use]
+pub fn mean_kbps(steps: &[Step]) -> u64 {
     let ms: u64 = steps.iter().map(|step| step.ms).sum();
     let bits: u64 = steps.iter().map(|step| step.kbps * step.ms).sum();
     bits / ms.max(1)
@@ -110,7 +138,7 @@ fn trace(steps: &[Step]) -> String {
 }
 
 /// The link of a run, as `summary.json` names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum LinkInfo {
     Rattan {
@@ -118,11 +146,22 @@ pub enum LinkInfo {
         kbps: u64,
         delay_ms: u64,
         queue_ms: u64,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        loss: f64,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         steps: Vec<Step>,
     },
     Direct,
 }
+
+// Serde hands over a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+/// More steps than these are a trace, of which only the mean is told.
+const TOLD_STEPS: usize = 8;
 
 impl fmt::Display for LinkInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -131,19 +170,28 @@ impl fmt::Display for LinkInfo {
                 kbps,
                 delay_ms,
                 queue_ms,
+                loss,
                 steps,
             } => {
                 f.write_str("emulated by rattan: ")?;
-                for step in steps {
-                    let seconds = step.ms as f64 / 1e3;
-                    write!(f, "{} kbit/s for {seconds} s, ", step.kbps)?;
+                if steps.len() > TOLD_STEPS {
+                    f.write_str("a trace, ")?;
+                } else {
+                    for step in steps {
+                        let seconds = step.ms as f64 / 1e3;
+                        write!(f, "{} kbit/s for {seconds} s, ", step.kbps)?;
+                    }
                 }
                 let on_average = if steps.is_empty() { "" } else { " on average" };
                 write!(
                     f,
                     "{kbps} kbit/s{on_average}, {delay_ms} ms each way, drop-tail queue of {queue_ms} ms{}",
                     if steps.is_empty() { "" } else { " at that" }
-                )
+                )?;
+                if *loss > 0.0 {
+                    write!(f, ", {} % lost", loss * 100.0)?;
+                }
+                Ok(())
             }
             Self::Direct => f.write_str("direct, over loopback"),
         }
@@ -151,10 +199,11 @@ impl fmt::Display for LinkInfo {
 }
 
 /// The link that will be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Link {
     Rattan {
         program: PathBuf,
+        shape: Shape,
         kbps: u64,
         steps: Vec<Step>,
         /// The file with the steps; none: always `kbps`.
@@ -166,7 +215,7 @@ pub enum Link {
 impl Link {
     /// The wish if this machine can fulfil it; otherwise the direct link and
     /// the reason. A file for rattan goes to `folder`.
-    pub fn choose(wish: &LinkWish, folder: &Path) -> (Self, Option<String>) {
+    pub fn choose(wish: &LinkWish, shape: Shape, folder: &Path) -> (Self, Option<String>) {
         let (kbps, steps) = match wish {
             LinkWish::Direct => return (Self::Direct, None),
             LinkWish::Emulated { kbps } => (*kbps, Vec::new()),
@@ -193,6 +242,7 @@ impl Link {
         }
         let link = Self::Rattan {
             program,
+            shape,
             kbps,
             steps,
             trace: file,
@@ -205,10 +255,13 @@ impl Link {
 
     pub fn info(&self) -> LinkInfo {
         match self {
-            Self::Rattan { kbps, steps, .. } => LinkInfo::Rattan {
+            Self::Rattan {
+                shape, kbps, steps, ..
+            } => LinkInfo::Rattan {
                 kbps: *kbps,
-                delay_ms: DELAY_MS,
-                queue_ms: QUEUE_MS,
+                delay_ms: shape.delay_ms,
+                queue_ms: shape.queue_ms,
+                loss: shape.loss,
                 steps: steps.clone(),
             },
             Self::Direct => LinkInfo::Direct,
@@ -226,12 +279,13 @@ impl Link {
             }
             Self::Rattan {
                 program: rattan,
+                shape,
                 kbps,
                 trace,
                 ..
             } => {
-                let delay = format!("{DELAY_MS}ms");
-                let queue = format!("{{\"byte_limit\":{}}}", kbps * QUEUE_MS / 8);
+                let delay = format!("{}ms", shape.delay_ms);
+                let queue = format!("{{\"byte_limit\":{}}}", kbps * shape.queue_ms / 8);
                 let mut command = Command::new(rattan);
                 command
                     // Its warnings about newer kernels go to the output that
@@ -244,9 +298,11 @@ impl Link {
                 };
                 command
                     .args(["--uplink-delay", &delay, "--downlink-delay", &delay])
-                    .args(["--uplink-queue", "droptail", "--uplink-queue-args", &queue])
-                    .arg("--")
-                    .arg(program);
+                    .args(["--uplink-queue", "droptail", "--uplink-queue-args", &queue]);
+                if shape.loss > 0.0 {
+                    command.arg("--uplink-loss").arg(shape.loss.to_string());
+                }
+                command.arg("--").arg(program);
                 command
             }
         }
@@ -291,8 +347,9 @@ fn may_emulate(status: &str) -> bool {
         .is_some_and(|caps| caps & NET_ADMIN != 0 && caps & SYS_ADMIN != 0)
 }
 
-/// In `PATH`, then where cargo installs.
-fn find_rattan() -> Option<PathBuf> {
+/// The program, if it is installed: in `PATH`, then where cargo installs.
+#[must_use]
+pub fn find_rattan() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let cargo = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -377,6 +434,7 @@ mod tests {
     fn the_queue_is_given_in_bytes() {
         let link = Link::Rattan {
             program: "rattan".into(),
+            shape: Shape::default(),
             kbps: 2000,
             steps: Vec::new(),
             trace: None,
@@ -390,9 +448,33 @@ mod tests {
     }
 
     #[test]
+    fn delay_and_loss_are_given() {
+        let link = Link::Rattan {
+            program: "rattan".into(),
+            shape: Shape {
+                delay_ms: 40,
+                queue_ms: 300,
+                loss: 0.03,
+            },
+            kbps: 2000,
+            steps: Vec::new(),
+            trace: None,
+        };
+        let command = link.command(Path::new("true"));
+        let args: Vec<_> = command.get_args().filter_map(|a| a.to_str()).collect();
+        let after = |name: &str| args[args.iter().position(|a| *a == name).unwrap() + 1];
+        assert_eq!(after("--uplink-loss"), "0.03");
+        assert_eq!(after("--uplink-delay"), "40ms");
+        assert_eq!(after("--downlink-delay"), "40ms");
+        assert!(!args.contains(&"--downlink-loss"), "feedback is not lost");
+        assert!(link.info().to_string().ends_with("3 % lost"));
+    }
+
+    #[test]
     fn the_summary_names_the_link() {
         let info = Link::Rattan {
             program: "rattan".into(),
+            shape: Shape::default(),
             kbps: 2000,
             steps: Vec::new(),
             trace: None,
@@ -429,6 +511,7 @@ mod tests {
     fn a_rate_that_changes_is_given_as_a_file() {
         let link = Link::Rattan {
             program: "rattan".into(),
+            shape: Shape::default(),
             kbps: 2000,
             steps: vec![Step {
                 kbps: 2000,

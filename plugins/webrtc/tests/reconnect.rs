@@ -7,6 +7,8 @@
 //! Needs root and `ip`; skipped elsewhere. `RECONNECT_ROUNDS=20` does all twenty
 //! times and looks at the memory.
 
+#![allow(clippy::print_stdout)] // Figures, for who runs it by hand.
+
 mod common;
 
 use common::*;

@@ -207,8 +207,7 @@ impl Worker {
     }
 
     fn poll(&mut self, now: Instant) {
-        let comes_about =
-            |s: &Session| matches!(s.phase, Phase::Negotiating | Phase::Connecting);
+        let comes_about = |s: &Session| matches!(s.phase, Phase::Negotiating | Phase::Connecting);
         let is_busy = self.session.as_ref().is_some_and(|s| !comes_about(s));
         self.link.set_patient(now, is_busy);
         if self.reach.poll(now) {

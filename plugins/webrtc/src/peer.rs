@@ -3,7 +3,7 @@
 //! receiver.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -72,6 +72,30 @@ pub enum Role {
     Receiver,
 }
 
+/// Questions to webrtcbin that it has not answered.
+#[derive(Clone, Debug, Default)]
+struct Pending(Arc<(Mutex<usize>, Condvar)>);
+
+impl Pending {
+    fn asked(&self) {
+        *self.0.0.lock().unwrap() += 1;
+    }
+
+    fn answered(&self) {
+        *self.0.0.lock().unwrap() -= 1;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self, most: Duration) {
+        let pending = self.0.0.lock().unwrap();
+        let waited = self.0.1.wait_timeout_while(pending, most, |n| *n > 0);
+        drop(waited);
+    }
+}
+
+/// webrtcbin answers within milliseconds, if it does at all.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
 pub struct Peer {
     role: Role,
     webrtcbin: gst::Element,
@@ -82,6 +106,7 @@ pub struct Peer {
     session: Arc<Mutex<Option<gst::Element>>>,
     repair: Repair,
     post: Post,
+    pending: Pending,
 }
 
 impl Peer {
@@ -110,6 +135,7 @@ impl Peer {
             session: Arc::default(),
             repair: Repair::default(),
             post,
+            pending: Pending::default(),
         };
         peer.connect_signals();
         Ok(peer)
@@ -229,6 +255,12 @@ impl Peer {
         &self.activity
     }
 
+    /// Before webrtcbin is stopped: it drops what it has not answered, and GStreamer
+    /// warns of that.
+    pub fn wait_for_answers(&self) {
+        self.pending.wait(ANSWER_TIMEOUT);
+    }
+
     pub fn create_offer(&self) {
         self.create("create-offer", "offer");
     }
@@ -239,7 +271,10 @@ impl Peer {
 
     fn create(&self, signal: &str, field: &'static str) {
         let (post, fingerprint) = (self.post.clone(), self.fingerprint.clone());
+        let pending = self.pending.clone();
+        pending.asked();
         let promise = gst::Promise::with_change_func(move |reply| {
+            pending.answered();
             let description = description(reply, field)
                 .and_then(|description| certificate::name(description, fingerprint.as_deref()));
             post(match description {
@@ -260,11 +295,15 @@ impl Peer {
     }
 
     fn set(&self, signal: &'static str, description: &WebRTCSessionDescription, tell: Option<()>) {
-        let post = self.post.clone();
-        let promise = gst::Promise::with_change_func(move |reply| match failure(reply) {
-            Some(text) => post(Event::Failed(format!("{signal}: {text}"))),
-            None if tell.is_some() => post(Event::RemoteSet),
-            None => {}
+        let (post, pending) = (self.post.clone(), self.pending.clone());
+        pending.asked();
+        let promise = gst::Promise::with_change_func(move |reply| {
+            pending.answered();
+            match failure(reply) {
+                Some(text) => post(Event::Failed(format!("{signal}: {text}"))),
+                None if tell.is_some() => post(Event::RemoteSet),
+                None => {}
+            }
         });
         self.webrtcbin
             .emit_by_name::<()>(signal, &[description, &promise]);

@@ -815,6 +815,7 @@ impl Worker {
         let was_last = branch.map(|at| self.branches[at].leave(&self.tee, serial));
         // First what is downstream: it lets go of the streaming threads.
         // Locked, or a state change of the pipeline might come after.
+        session.peer.wait_for_answers();
         session.bin.set_locked_state(true);
         let _ = session.bin.set_state(gst::State::Null);
         if let Some(at) = branch {

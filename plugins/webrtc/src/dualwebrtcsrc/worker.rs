@@ -616,6 +616,7 @@ impl Worker {
 
     fn remove(&self, src: &DualWebRtcSrc, session: Session) {
         // Locked, or a state change of the pipeline might come after.
+        session.peer.wait_for_answers();
         session.bin.set_locked_state(true);
         let _ = session.bin.set_state(gst::State::Null);
         session.bin.unlink(&self.decoder);

@@ -113,7 +113,7 @@ impl Peer {
     pub fn new(role: Role, settings: &Settings, post: Post) -> Result<Self, gst::ErrorMessage> {
         let webrtcbin = requirements::make("webrtcbin", "webrtcbin")?;
         webrtcbin.set_property_from_str("bundle-policy", "max-bundle");
-        forbid_upnp(&webrtcbin);
+        set_up_agent(&webrtcbin, settings.ice_tcp);
         let fingerprint = certificate::install(&webrtcbin);
         if let Some(stun) = &settings.stun_server {
             webrtcbin.set_property("stun-server", stun);
@@ -369,19 +369,24 @@ impl Peer {
 }
 
 /// libnice would ask routers to open ports, which nobody asked for, and takes
-/// its time.
-fn forbid_upnp(webrtcbin: &gst::Element) {
+/// its time. And it would take the first pair of addresses that answers: on a network
+/// that loses packets that is TCP now and then, behind which a lost packet holds up
+/// all others.
+fn set_up_agent(webrtcbin: &gst::Element, tcp: bool) {
     let child = |object: &glib::Object, name: &str| {
         object
             .has_property(name)
             .then(|| object.property::<Option<glib::Object>>(name))
             .flatten()
     };
-    if let Some(agent) = child(webrtcbin.upcast_ref(), "ice-agent")
-        .and_then(|ice| child(&ice, "agent"))
-        .filter(|agent| agent.has_property("upnp"))
+    if let Some(agent) =
+        child(webrtcbin.upcast_ref(), "ice-agent").and_then(|ice| child(&ice, "agent"))
     {
-        agent.set_property("upnp", false);
+        for (property, value) in [("upnp", false), ("ice-tcp", tcp)] {
+            if agent.has_property(property) {
+                agent.set_property(property, value);
+            }
+        }
     }
 }
 

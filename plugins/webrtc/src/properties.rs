@@ -25,6 +25,7 @@ pub struct Settings {
     /// In ms, 0 for ever.
     pub connect_timeout: u32,
     pub fec: Wish,
+    pub ice_tcp: bool,
 }
 
 impl Default for Settings {
@@ -41,6 +42,7 @@ impl Default for Settings {
             web_server_port: 8080,
             connect_timeout: 20_000,
             fec: Wish::default(),
+            ice_tcp: false,
         }
     }
 }
@@ -189,6 +191,12 @@ impl Settings {
                 .default_value(default.connect_timeout)
                 .mutable_ready()
                 .build(),
+            glib::ParamSpecBoolean::builder("ice-tcp")
+                .nick("ICE over TCP")
+                .blurb("Offer candidates over TCP besides those over UDP; where packets are lost, one over TCP may win and hold up media. Servers for TURN over TCP work without")
+                .default_value(default.ice_tcp)
+                .mutable_ready()
+                .build(),
             glib::ParamSpecEnum::builder_with_default("fec", default.fec)
                 .nick("FEC")
                 .blurb("Forward error correction that is offered or answered, beside retransmissions; the field fec of stats says what the peer made of it")
@@ -240,6 +248,7 @@ impl Settings {
                 self.connect_timeout = value.get().expect("type checked upstream");
             }
             "fec" => self.fec = value.get().expect("type checked upstream"),
+            "ice-tcp" => self.ice_tcp = value.get().expect("type checked upstream"),
             _ => return false,
         }
         true
@@ -262,6 +271,7 @@ impl Settings {
             "web-server-port" => u32::from(self.web_server_port).to_value(),
             "connect-timeout" => self.connect_timeout.to_value(),
             "fec" => self.fec.to_value(),
+            "ice-tcp" => self.ice_tcp.to_value(),
             _ => return None,
         })
     }

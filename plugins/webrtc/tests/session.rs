@@ -44,6 +44,38 @@ fn pictures_arrive_dual_and_with_their_capture_time() {
     receiver.assert_no_error();
 }
 
+/// The candidates in what the sink offers.
+fn candidates(ice_tcp: bool) -> Vec<String> {
+    let sender = sender(LIVE, &format!("ice-tcp={ice_tcp}")).play();
+    let receiver = receiver(&uri(&sender, "sink"), "");
+    let seen = receiver.watch("out");
+    let _receiver = receiver.play();
+    wait_for("a picture", || seen.count() >= 1);
+    let sink: gst::Bin = sender.element("sink").downcast().unwrap();
+    let webrtcbin = sink
+        .iterate_recurse()
+        .into_iter()
+        .filter_map(Result::ok)
+        .find(|e| e.factory().is_some_and(|f| f.name() == "webrtcbin"))
+        .unwrap();
+    let description: gst_webrtc::WebRTCSessionDescription = webrtcbin.property("local-description");
+    let text = description.sdp().as_text().unwrap();
+    let lines = text.lines().filter(|line| line.starts_with("a=candidate"));
+    lines.map(|line| line.to_uppercase()).collect()
+}
+
+/// Where packets are lost, ICE took a pair over TCP now and then, and media was
+/// held up by seconds.
+#[test]
+fn candidates_over_tcp_are_offered_on_request_only() {
+    let is_tcp = |line: &String| line.contains(" TCP ");
+    let udp_only = candidates(false);
+    assert!(!udp_only.is_empty(), "no candidates at all");
+    assert!(!udp_only.iter().any(is_tcp), "{udp_only:?}");
+    let both = candidates(true);
+    assert!(both.iter().any(is_tcp), "{both:?}");
+}
+
 #[test]
 fn without_a_receiver_nothing_is_encoded_and_the_pipeline_runs() {
     let sender = sender(LIVE, "").play();

@@ -93,6 +93,9 @@ impl Hosts {
             .arg(program)
             .args(["--exact", "child", "--nocapture"])
             .env(ROLE, role)
+            // Each new thread may get an arena of its own from glibc, which keeps
+            // it: that hides what is really held.
+            .env("MALLOC_ARENA_MAX", "1")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

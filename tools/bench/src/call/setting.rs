@@ -70,8 +70,6 @@ pub enum Feature {
     Gcc,
     /// FlexFEC and ULPFEC
     Fec,
-    /// NACK and RTX
-    Rtx,
     /// rtpkalmanjitterbuffer: rtpjitterbuffer instead
     JitterBuffer,
 }
@@ -83,7 +81,6 @@ impl Feature {
             (Self::Dual, Role::Send) => Some("encoder::mode=single"),
             (Self::Gcc, Role::Send) => Some("congestion-control=none"),
             (Self::Fec, _) => Some("fec=off"),
-            (Self::Rtx, _) => Some("do-retransmission=false"),
             (Self::JitterBuffer, Role::Receive) => Some("jitter-buffer=fixed"),
             (Self::Dual | Self::Gcc, Role::Receive) | (Self::JitterBuffer, Role::Send) => None,
         }

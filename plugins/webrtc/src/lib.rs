@@ -16,6 +16,7 @@ mod dualwebrtcsink;
 mod dualwebrtcsrc;
 mod fec;
 mod latency;
+mod parameter_sets;
 mod peer;
 mod playout_delay;
 mod properties;

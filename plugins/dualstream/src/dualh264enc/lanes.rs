@@ -401,7 +401,10 @@ impl DualH264Enc {
             .is_some_and(|pad| pad.pad_template_caps().can_intersect(&coded_caps()));
         elements.push(encoder.clone());
         if !byte_stream {
-            let parser = gst::ElementFactory::make("h264parse").build()?;
+            // Each key frame with its parameter sets.
+            let parser = gst::ElementFactory::make("h264parse")
+                .property("config-interval", -1i32)
+                .build()?;
             elements.push(parser);
         }
         Ok(Lane {

@@ -24,6 +24,7 @@ use super::layout::{Layout, Line};
 use super::timeline::Timeline;
 use super::trace::Trace;
 use crate::fec;
+use crate::parameter_sets;
 use crate::peer::{Peer, Post};
 use crate::playout_delay::PlayoutDelay;
 use crate::properties::Settings;
@@ -252,7 +253,6 @@ impl Session {
         let ssrc = self.new_ssrc();
         let line = parts.video_line(index, ssrc);
         let pay = make("rtph264pay", &format!("pay-{index}"))?;
-        pay.set_property("config-interval", -1i32);
         pay.set_property_from_str("aggregate-mode", "zero-latency");
         pay.set_property("pt", line.payload_type);
         pay.set_property("ssrc", ssrc);
@@ -297,6 +297,7 @@ impl Session {
             .static_pad("sink")
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["rtph264pay has no pad sink"]))?;
         rtp::follow_mtu(&pay, &entry);
+        parameter_sets::add_where_missing(&pay, &entry);
         parts.trace.add_stream(&pay, ssrc);
         self.playout_delay.watch(&pay);
         if let Some(channel) = &self.channel {

@@ -193,6 +193,18 @@ pub fn answer_remb(answer: &str, offer: &str) -> String {
     )
 }
 
+/// The header extensions that an answer accepts and that we know, as fields of
+/// RTP caps.
+pub fn extension_caps(answer: &str) -> gst::Caps {
+    let mut s = gst::Structure::new_empty("application/x-rtp");
+    for media in media(answer).iter().filter(|media| media.accepted) {
+        for (id, uri) in &media.extensions {
+            s.set(format!("extmap-{id}"), *uri);
+        }
+    }
+    gst::Caps::from_iter([s])
+}
+
 /// Under which id the peer that gave this answer reads when packets leave, if
 /// it estimates by that and not by transport-wide feedback.
 pub fn send_time_id(answer: &str) -> Option<u8> {

@@ -7,8 +7,9 @@ mod common;
 use common::*;
 use gst::glib;
 use gst::prelude::*;
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const MEDIA_PT: u32 = 96;
@@ -45,6 +46,33 @@ struct Losses {
     /// All that is no media is lost.
     others: AtomicBool,
     seen: AtomicU64,
+    /// What was lost, by source and number, without its header.
+    packets: Mutex<HashMap<(u32, u16), Vec<u8>>>,
+    /// Of them, those that were made again rightly, and others.
+    made: [AtomicU64; 2],
+}
+
+/// Source, number and payload.
+fn parts(packet: &gst::BufferRef) -> Option<((u32, u16), Vec<u8>)> {
+    let rtp = gst_rtp::RTPBuffer::from_buffer_readable(packet).ok()?;
+    Some(((rtp.ssrc(), rtp.seq()), rtp.payload().ok()?.to_vec()))
+}
+
+impl Losses {
+    /// Compares what comes of a decoder with what was lost.
+    fn watch(self: &Arc<Self>, decoder: &gst::Element) {
+        let losses = self.clone();
+        let pad = decoder.static_pad("src").unwrap();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some((key, payload)) = info.buffer().and_then(|buffer| parts(buffer))
+                && let Some(lost) = losses.packets.lock().unwrap().remove(&key)
+            {
+                let at = usize::from(payload != lost);
+                losses.made[at].fetch_add(1, Ordering::SeqCst);
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
 }
 
 fn lose(receiver: &Pipeline, nth: u64) -> Arc<Losses> {
@@ -54,6 +82,8 @@ fn lose(receiver: &Pipeline, nth: u64) -> Arc<Losses> {
         lost: 0.into(),
         others: false.into(),
         seen: 0.into(),
+        packets: Mutex::default(),
+        made: Default::default(),
     });
     let counts = losses.clone();
     let loses = move |buffer: &gst::Buffer| {
@@ -65,14 +95,23 @@ fn lose(receiver: &Pipeline, nth: u64) -> Arc<Losses> {
         } else {
             counts.others.load(Ordering::SeqCst)
         };
+        if hit && let Some((key, payload)) = parts(buffer) {
+            counts.packets.lock().unwrap().insert(key, payload);
+        }
         if hit {
             counts.lost.fetch_add(1, Ordering::SeqCst);
         }
         hit
     };
-    let loses = Arc::new(loses);
+    let (loses, watching) = (Arc::new(loses), losses.clone());
     let bin: gst::Bin = receiver.element("src").downcast().unwrap();
     bin.connect_deep_element_added(move |_, _, element| {
+        if element
+            .factory()
+            .is_some_and(|f| f.name() == "rtpflexfecdec")
+        {
+            watching.watch(element);
+        }
         if element.factory().is_none_or(|f| f.name() != "rtpsession") {
             return;
         }
@@ -111,7 +150,7 @@ fn losses_of_both_streams_are_recovered() {
     )
     .play();
     let receiver = receiver(&uri(&sender, "sink"), "");
-    let lost = lose(&receiver, 20);
+    let losses = lose(&receiver, 20);
     let seen = receiver.watch("out");
     let receiver = receiver.play();
     wait_for("recovered packets", || {
@@ -130,13 +169,19 @@ fn losses_of_both_streams_are_recovered() {
     );
     let before = seen.count();
     wait_for("more pictures", || seen.count() >= before + 30);
-    let lost = lost.lost.load(Ordering::SeqCst);
+    let lost = losses.lost.load(Ordering::SeqCst);
     let recovered = count(&receiver, "src", "fec-decoder", "recovered");
     assert!(
         recovered >= lost / 2,
         "only {recovered} of {lost}: {:?}",
         of(&receiver, "src", "fec-decoder")
     );
+    let [same, different] = [0, 1].map(|at: usize| losses.made[at].load(Ordering::SeqCst));
+    assert_eq!(
+        different, 0,
+        "made otherwise than they were, {same} rightly"
+    );
+    assert!(same >= recovered / 2, "{same} of {recovered}");
     // FEC packets make no stream of their own.
     let webrtcbin = find(&receiver, "src", "webrtcbin");
     assert_eq!(webrtcbin.src_pads().len(), 2);

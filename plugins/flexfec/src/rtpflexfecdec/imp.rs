@@ -19,7 +19,9 @@
  *   recovered before that is not asked for. As FEC packets follow the frame,
  *   0 (no limit) or a large number there saves useless retransmissions.
  * - Header extensions that change on the way, by the `extmap` fields of the
- *   caps, are zero in recovered packets.
+ *   caps or of #rtpflexfecdec:header-extensions, are zero in recovered packets.
+ *   They must be known: where such an extension is not in all packets, what is
+ *   recovered would be wrong in its first bytes.
  *
  * |[
  * gst-launch-1.0 udpsrc port=5004 caps="application/x-rtp,media=video,clock-rate=90000,encoding-name=H264,payload=96" ! rtpflexfecdec pt=110 ! rtpjitterbuffer ! rtph264depay ! avdec_h264 ! videoconvert ! autovideosink
@@ -102,7 +104,10 @@ struct Step {
 
 impl State {
     fn new(settings: Settings) -> Result<Self, DecoderConfigError> {
-        let ids = Ids::default();
+        let mut ids = Ids::default();
+        if let Some(extensions) = &settings.extensions {
+            ids.learn(extensions);
+        }
         Ok(Self {
             decoder: Decoder::new(settings.config(ids.mutable))?,
             settings,
@@ -115,6 +120,9 @@ impl State {
     }
 
     fn configure(&mut self, settings: Settings) -> Result<(), DecoderConfigError> {
+        if let Some(extensions) = &settings.extensions {
+            self.ids.learn(extensions);
+        }
         self.decoder.configure(settings.config(self.ids.mutable))?;
         self.settings = settings;
         Ok(())

@@ -21,6 +21,8 @@ pub struct Settings {
     pub ssrc: u32,
     pub protected: Vec<u32>,
     pub format: Format,
+    /// Header extensions beside those of the caps of the stream.
+    pub extensions: Option<gst::Caps>,
     pub max_age_ms: u32,
     pub max_packets: u32,
     pub max_bytes: u32,
@@ -34,6 +36,7 @@ impl Default for Settings {
             ssrc: 0,
             protected: Vec::new(),
             format: Format::default(),
+            extensions: None,
             max_age_ms: limits.age.as_millis() as u32,
             max_packets: limits.packets as u32,
             max_bytes: limits.bytes as u32,
@@ -81,6 +84,7 @@ impl Settings {
             "ssrc" => self.ssrc.to_value(),
             "protected-ssrcs" => gst::Array::new(&self.protected).to_value(),
             "format" => self.format.to_value(),
+            "header-extensions" => self.extensions.to_value(),
             "max-age" => self.max_age_ms.to_value(),
             "max-packets" => self.max_packets.to_value(),
             "max-bytes" => self.max_bytes.to_value(),
@@ -98,6 +102,7 @@ impl Settings {
             "ssrc" => self.ssrc = value.get()?,
             "protected-ssrcs" => self.protected = rtp::ssrcs(value),
             "format" => self.format = value.get()?,
+            "header-extensions" => self.extensions = value.get()?,
             "max-age" => self.max_age_ms = value.get()?,
             "max-packets" => self.max_packets = value.get()?,
             "max-bytes" => self.max_bytes = value.get()?,
@@ -146,6 +151,14 @@ pub fn properties() -> Vec<glib::ParamSpec> {
         glib::ParamSpecEnum::builder_with_default("format", default.format)
             .nick("Format")
             .blurb("Format of FEC packets; a change drops what is held")
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoxed::builder::<gst::Caps>("header-extensions")
+            .nick("Header Extensions")
+            .blurb(
+                "RTP caps whose fields extmap-N name the header extensions of the packets, for \
+                 where the caps of the stream name none, as in webrtcbin",
+            )
             .mutable_playing()
             .build(),
         limit(

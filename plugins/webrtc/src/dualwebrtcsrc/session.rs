@@ -357,6 +357,8 @@ impl Session {
             .next()
         {
             decoder.set_property_from_str("format", "flexfec-03");
+            // The caps of a bundle name no extensions.
+            decoder.set_property("header-extensions", sdp::extension_caps(&answer));
             decoder.set_property("pt", u32::from(pt));
             self.fec = Agreed::FlexFec03;
             self.fec_look = Some((self.created, 0));

@@ -3,7 +3,8 @@
 //! (docs/jitter-buffer.md).
 //!
 //! ```text
-//! arrival - capture = transit -> late? -> share aimed at --+
+//! arrival - capture = transit (Repairs: few are left out) -+
+//!      |                           late? -> share aimed at -+
 //!      |                           +----> Change           |
 //!      |                                    | forget       v
 //!      +-> Window 60 s, above the middle ---+------> quantile --+
@@ -19,6 +20,7 @@ mod change;
 mod config;
 mod drift;
 mod large;
+mod repairs;
 mod sorted;
 mod window;
 
@@ -31,6 +33,7 @@ use change::{Change, FOUND_AFTER};
 pub use config::{Config, ConfigError, LONGEST_DELAY};
 use drift::Drift;
 use large::Large;
+use repairs::Repairs;
 pub(crate) use window::Window;
 
 /// What may hold the delay up: so it has fallen 10 s after the network got
@@ -180,6 +183,7 @@ struct Learnt {
     large: Large,
     change: Change,
     drift: Drift,
+    repairs: Repairs,
     /// The share aimed at, corrected by what was late.
     share: f64,
     /// More than the target may be late, see [`KNEE`].
@@ -201,6 +205,7 @@ impl Learnt {
             large: Large::default(),
             change: Change::default(),
             drift: Drift::default(),
+            repairs: Repairs::default(),
             share: target - START_SHARE.0.min(START_SHARE.1 * target),
             at_knee: false,
             offset: i64::MIN,
@@ -229,6 +234,9 @@ impl Learnt {
 
     fn frame(&mut self, config: &Config, frame: &Frame, transit: i64, late: bool) {
         let target = config.late_target.value();
+        if self.repairs.is_rare(frame.retransmitted, target) {
+            return;
+        }
         self.correct_share(target, late);
         if self.change.frame(frame.arrival, late, target) {
             self.short.keep(frame.arrival, FOUND_AFTER);

@@ -24,6 +24,12 @@ use crate::rtp;
 
 /// Streams of a session, each with its encoder.
 pub const STREAMS: usize = 2;
+/// A receiver that waits for retransmissions shows everything by a round trip
+/// later; with less than this between, it need not (docs/flexfec.md).
+const DEADLINE_MS: u32 = 40;
+/// Those that FEC misses wait for a retransmission: fewer than a jitter buffer
+/// lets be late.
+const TARGET_RESIDUAL: f64 = 0.001;
 /// As the encoder's `pt`: no FEC is made.
 const IDLE: u32 = 255;
 
@@ -42,10 +48,13 @@ pub struct Encoders([gst::Element; STREAMS]);
 
 impl Encoders {
     pub fn new() -> Result<Self, gst::ErrorMessage> {
-        Ok(Self([
-            make("rtpflexfecenc", "fec-0")?,
-            make("rtpflexfecenc", "fec-1")?,
-        ]))
+        let new = |name| {
+            let encoder = make("rtpflexfecenc", name)?;
+            encoder.set_property("deadline", DEADLINE_MS);
+            encoder.set_property("target-residual", TARGET_RESIDUAL);
+            Ok::<_, gst::ErrorMessage>(encoder)
+        };
+        Ok(Self([new("fec-0")?, new("fec-1")?]))
     }
 
     pub fn elements(&self) -> &[gst::Element; STREAMS] {

@@ -110,9 +110,6 @@ pub struct Args {
     /// The receiving application asks for a key frame this often, in ms, beside what its element asks for; 0: never
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     ask: u64,
-    /// Threads of webrtcsink's x264enc, whose default of 4 makes 4 slices of each picture
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    encoder_threads: Option<u32>,
     /// More properties of the sender's element, as for gst-launch
     #[arg(long, value_name = "TEXT", default_value = "")]
     sender_properties: String,
@@ -295,7 +292,6 @@ impl<'a> Session<'a> {
             fixed: self.fixed.filter(|_| role == Role::Send),
             off: args.features.clone(),
             ask_ms: args.ask,
-            encoder_threads: args.encoder_threads,
             properties: properties.clone(),
             seconds: args.settle + args.seconds + START_S,
             // A foreign camera shows some picture of the clip.

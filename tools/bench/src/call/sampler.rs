@@ -24,19 +24,8 @@ pub struct Counts {
     fec_bytes: AtomicU64,
     /// CPU time of work that is not the peer's but the measurement's, in ns.
     pub own_cpu: AtomicU64,
-    /// What a foreign x264enc is set to.
-    encoder_threads: Option<u32>,
     /// webrtcsink has a pipeline of its own for each receiver.
     others: Mutex<Vec<glib::WeakRef<gst::Pipeline>>>,
-}
-
-impl Counts {
-    pub fn new(encoder_threads: Option<u32>) -> Self {
-        Self {
-            encoder_threads,
-            ..Self::default()
-        }
-    }
 }
 
 /// Writes to the log until it is dropped.
@@ -124,12 +113,6 @@ fn watch(pipeline: &gst::Pipeline, log: &Log, counts: &Arc<Counts>) {
                 log.note("encoder", factory.name());
             }
             count_keys(element, &counts);
-            // Not started yet, and already set up by its bin.
-            if let Some(threads) = counts.encoder_threads
-                && factory.name() == "x264enc"
-            {
-                element.set_property("threads", threads);
-            }
         } else if klass.contains("Decoder/Video") || klass.contains("Codec/Decoder/Video") {
             log.note("decoder", factory.name());
         } else if factory.name() == "rtpulpfecenc" {

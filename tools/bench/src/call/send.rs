@@ -37,8 +37,7 @@ pub fn run(setting: &Setting, log: &Log, stop: &Receiver<()>) -> Result<()> {
         .and_downcast()
         .context("the pipeline has no camera")?;
     camera.set_caps(Some(&video.caps()?));
-    let foreign = setting.peer == Peer::Webrtcsink;
-    let counts = Arc::new(Counts::new(setting.encoder_threads.filter(|_| foreign)));
+    let counts = Arc::<Counts>::default();
     let _sampler = Sampler::start(&pipeline.0, log, &counts)?;
     pipeline.play()?;
     say(&Said::Ready);
@@ -132,7 +131,33 @@ fn build(setting: &Setting) -> Result<Pipeline> {
         _ => launch(&text)?,
     };
     without_stun(&pipeline);
+    keep_pictures_whole(&pipeline);
     Ok(pipeline)
+}
+
+/// webrtcsink sets rtph264pay to write the parameter sets again, which before
+/// GStreamer 1.24 it does before each slice, of which webrtcsink's x264enc
+/// makes four: its key frames arrive as four pictures, each mostly black, and
+/// all others refer to them. x264enc writes them itself; so all else is set as
+/// webrtcsink does it.
+fn keep_pictures_whole(pipeline: &Pipeline) {
+    const SIGNAL: &str = "payloader-setup";
+    let Some(peer) = pipeline.0.by_name("peer") else {
+        return;
+    };
+    if gst::glib::subclass::SignalId::lookup(SIGNAL, peer.type_()).is_none() {
+        return;
+    }
+    peer.connect(SIGNAL, false, |values| {
+        let pay = values.get(3)?.get::<gst::Element>().ok()?;
+        let h264 = pay.factory().is_some_and(|f| f.name() == "rtph264pay");
+        if h264 {
+            pay.set_property("mtu", 1200u32);
+            pay.set_property_from_str("aggregate-mode", "zero-latency");
+            pay.set_property("config-interval", 0i32);
+        }
+        Some(h264.to_value())
+    });
 }
 
 pub fn launch(text: &str) -> Result<Pipeline> {

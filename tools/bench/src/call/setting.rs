@@ -159,8 +159,6 @@ pub struct Setting {
     pub off: Off,
     /// The receiver's application asks for a key frame this often; 0: never.
     pub ask_ms: u64,
-    /// Of webrtcsink's x264enc.
-    pub encoder_threads: Option<u32>,
     /// More properties of the element, as for gst-launch.
     pub properties: String,
     /// For how long it will be at work, start and end included.

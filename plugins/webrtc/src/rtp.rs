@@ -25,17 +25,21 @@ pub const CAPTURE_ID: u8 = 5;
 /// The same for the times at the sender.
 pub const TIMING_ID: u8 = 6;
 
-/// Header extensions with the ids that dualwebrtcsink offers. rtpredenc 1.22
-/// writes the transport-wide number under 1, whatever the caps say.
+/// rtpredenc 1.22 writes the transport-wide number under 1, whatever the caps
+/// say.
+pub const TWCC_ID: u8 = 1;
+
+/// Header extensions with the ids that dualwebrtcsink offers.
 pub const EXTENSIONS: [(u16, &str); 5] = [
-    (1, TWCC_URI),
+    (TWCC_ID as u16, TWCC_URI),
     (4, FRAME_URI),
     (CAPTURE_ID as u16, CAPTURE_URI),
     (TIMING_ID as u16, TIMING_URI),
     (playout_delay::ID as u16, playout_delay::URI),
 ];
 /// Those of audio: one URI has one id in a bundle (RFC 8843 section 9.2).
-pub const AUDIO_EXTENSIONS: [(u16, &str); 2] = [(1, TWCC_URI), (CAPTURE_ID as u16, CAPTURE_URI)];
+pub const AUDIO_EXTENSIONS: [(u16, &str); 2] =
+    [(TWCC_ID as u16, TWCC_URI), (CAPTURE_ID as u16, CAPTURE_URI)];
 /// The id under which dualwebrtcsink offers the time of departure. No payloader
 /// writes it: see [`send_time::stamp`].
 pub const SEND_TIME_ID: u8 = 2;

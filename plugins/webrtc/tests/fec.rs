@@ -59,16 +59,40 @@ fn parts(packet: &gst::BufferRef) -> Option<((u32, u16), Vec<u8>)> {
 }
 
 impl Losses {
+    /// At least so many were made again, and none otherwise than it was.
+    fn assert_made(&self, least: u64) {
+        let [same, different] = [0, 1].map(|at: usize| self.made[at].load(Ordering::SeqCst));
+        assert_eq!(
+            different, 0,
+            "made otherwise than they were, {same} rightly"
+        );
+        assert!(same >= least, "{same} of {least}");
+    }
+
     /// Compares what comes of a decoder with what was lost.
     fn watch(self: &Arc<Self>, decoder: &gst::Element) {
         let losses = self.clone();
+        let is_flexfec = decoder
+            .factory()
+            .is_some_and(|f| f.name() == "rtpflexfecdec");
         let pad = decoder.static_pad("src").unwrap();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            if let Some((key, payload)) = info.buffer().and_then(|buffer| parts(buffer))
-                && let Some(lost) = losses.packets.lock().unwrap().remove(&key)
-            {
-                let at = usize::from(payload != lost);
-                losses.made[at].fetch_add(1, Ordering::SeqCst);
+            if let Some((key, payload)) = info.buffer().and_then(|buffer| parts(buffer)) {
+                let mut packets = losses.packets.lock().unwrap();
+                // RED has one byte before what it carries, and rtpulpfecdec numbers
+                // anew.
+                let by_content = || {
+                    let same = |lost: &Vec<u8>| lost.get(1..) == Some(&payload[..]);
+                    packets
+                        .iter()
+                        .find(|(_, lost)| same(lost))
+                        .map(|(key, _)| *key)
+                };
+                let known = if is_flexfec { Some(key) } else { by_content() };
+                if let Some(lost) = known.and_then(|key| packets.remove(&key)) {
+                    let at = usize::from(is_flexfec && payload != lost);
+                    losses.made[at].fetch_add(1, Ordering::SeqCst);
+                }
             }
             gst::PadProbeReturn::Ok
         });
@@ -108,7 +132,7 @@ fn lose(receiver: &Pipeline, nth: u64) -> Arc<Losses> {
     bin.connect_deep_element_added(move |_, _, element| {
         if element
             .factory()
-            .is_some_and(|f| f.name() == "rtpflexfecdec")
+            .is_some_and(|f| ["rtpflexfecdec", "rtpulpfecdec"].contains(&f.name().as_str()))
         {
             watching.watch(element);
         }
@@ -337,6 +361,9 @@ fn ulpfec_is_made_by_webrtcbin_as_our_controller_says() {
         losses.others.store(true, Ordering::SeqCst);
         losses.nth.store(20, Ordering::SeqCst);
         wait_for("recovered packets", || recovered_by_ulpfec(&receiver) >= 2);
+        losses.nth.store(0, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(500));
+        losses.assert_made(recovered_by_ulpfec(&receiver).into());
         let own: gst::Structure = child(&sender, "fec-0").property("stats");
         assert_eq!(own.get::<u64>("fec-packets"), Ok(0));
         receiver.assert_no_error();

@@ -17,10 +17,12 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use gst::prelude::*;
+use gst_rtp::RTPBuffer;
+use gst_rtp::rtp_buffer::Writable;
 use gst_webrtc::{WebRTCFECType, WebRTCRTPTransceiver};
 
 use crate::requirements::make;
-use crate::rtp;
+use crate::rtp::{self, TWCC_ID};
 
 /// Streams of a session, each with its encoder.
 pub const STREAMS: usize = 2;
@@ -93,6 +95,7 @@ pub struct UlpFec {
 struct Stream {
     ssrc: u32,
     encoder: gst::Element,
+    stripped: Option<(gst::Pad, gst::PadProbeId)>,
 }
 
 impl UlpFec {
@@ -105,11 +108,10 @@ impl UlpFec {
         if let Some(bin) = webrtcbin.downcast_ref::<gst::Bin>() {
             let streams = Arc::downgrade(&ulpfec.streams);
             bin.connect_deep_element_added(move |_, _, element| {
-                if element
-                    .factory()
-                    .is_some_and(|f| f.name() == "rtpulpfecenc")
-                {
-                    bind_important(element, &streams);
+                match element.factory().map(|f| f.name()).as_deref() {
+                    Some("rtpulpfecenc") => bind_important(element, &streams),
+                    Some("rtpredenc") => number_again(element),
+                    _ => {}
                 }
             });
         }
@@ -133,17 +135,67 @@ impl UlpFec {
         streams.push(Stream {
             ssrc,
             encoder: encoder.clone(),
+            stripped: None,
         });
         Some(encoder)
     }
 
     /// `taken` says of each stream whether the peer takes FEC.
     pub fn begin(&self, taken: &[bool], nack: bool) {
-        let encoders = self.encoders.elements().iter().zip(taken);
-        for (encoder, _) in encoders.filter(|(_, taken)| **taken) {
-            encoder.set_property("nack", nack);
-            encoder.set_property("dry-run", true);
+        let mut streams = self.streams.lock().unwrap();
+        for (stream, _) in streams.iter_mut().zip(taken).filter(|(_, taken)| **taken) {
+            stream.encoder.set_property("nack", nack);
+            stream.encoder.set_property("dry-run", true);
+            stream.stripped = strip_extensions(&stream.encoder);
         }
+    }
+}
+
+/// rtpulpfecenc protects header extensions and rtpredenc behind it takes them
+/// away: what a receiver makes again of such packets is not what they were. So
+/// there are none from here on; see [`number_again`].
+fn strip_extensions(encoder: &gst::Element) -> Option<(gst::Pad, gst::PadProbeId)> {
+    let pad = encoder.static_pad("src")?;
+    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+    let id = pad.add_probe(kinds, |_, info| {
+        for_each(info, &|rtp| rtp.remove_extension_data());
+        gst::PadProbeReturn::Ok
+    })?;
+    Some((pad, id))
+}
+
+/// rtpredenc numbers for the transport only what has room for a number.
+fn number_again(red: &gst::Element) {
+    let Some(sink) = red.static_pad("sink") else {
+        return;
+    };
+    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+    sink.add_probe(kinds, |_, info| {
+        for_each(info, &|rtp| {
+            if !rtp.is_extension() {
+                // What has no room is not numbered.
+                let _ = rtp.add_extension_onebyte_header(TWCC_ID, &[0; 2]);
+            }
+        });
+        gst::PadProbeReturn::Ok
+    });
+}
+
+fn for_each(info: &mut gst::PadProbeInfo, act: &dyn Fn(&mut RTPBuffer<Writable>)) {
+    let act = |buffer: &mut gst::Buffer| {
+        if let Ok(mut rtp) = RTPBuffer::from_buffer_writable(buffer.make_mut()) {
+            act(&mut rtp);
+        }
+    };
+    match &mut info.data {
+        Some(gst::PadProbeData::Buffer(buffer)) => act(buffer),
+        Some(gst::PadProbeData::BufferList(list)) => {
+            list.make_mut().foreach_mut(|mut buffer, _| {
+                act(&mut buffer);
+                std::ops::ControlFlow::Continue(Some(buffer))
+            });
+        }
+        _ => {}
     }
 }
 
@@ -183,6 +235,12 @@ fn bind_important(ulpfec: &gst::Element, streams: &Weak<Mutex<Vec<Stream>>>) {
 
 impl Drop for UlpFec {
     fn drop(&mut self) {
+        let stripped = |stream: &mut Stream| stream.stripped.take();
+        let mut streams = self.streams.lock().unwrap();
+        for (pad, id) in streams.iter_mut().filter_map(stripped) {
+            pad.remove_probe(id);
+        }
+        drop(streams);
         for encoder in self.encoders.elements() {
             // In a bin that was not started, or was stopped before.
             let _ = encoder.set_state(gst::State::Null);

@@ -3,10 +3,10 @@
 //! (docs/jitter-buffer.md).
 //!
 //! ```text
-//! arrival - capture = transit (Repairs: few are left out) -+
-//!      |                           late? -> share aimed at -+
-//!      |                           +----> Change           |
-//!      |                                    | forget       v
+//! arrival - capture = transit (Repairs: a few are left out)
+//!      |                       +-> late? -> share aimed at --+
+//!      |                       +--------> Change             |
+//!      |                                    | forget         v
 //!      +-> Window 60 s, above the middle ---+------> quantile --+
 //!      +-> Window 8 s ----------------------+-> quantile --+    +- smaller
 //!      |     +-> Drift                                     max  |   of both

@@ -132,6 +132,11 @@ impl DecodeMeter {
         self.frames.push_back((stamp, now, idle));
     }
 
+    /// What is on its way is not measured: the sink's time to show it changed.
+    pub fn forget(&mut self) {
+        self.frames.clear();
+    }
+
     /// The sink got this frame at `arrival`. `None` if that does not say how
     /// long it took: the sink may still have been busy with a frame before.
     pub fn arrived(&mut self, stamp: Timestamp, arrival: Timestamp) -> Option<Duration> {
@@ -207,6 +212,9 @@ mod tests {
         meter.pushed(at(100), at(86), false);
         assert_eq!(meter.arrived(at(86), at(104)), None);
         assert_eq!(meter.arrived(at(999), at(104)), None);
+        meter.pushed(at(120), at(100), true);
+        meter.forget();
+        assert_eq!(meter.arrived(at(100), at(125)), None);
         for n in 0..1000 {
             meter.pushed(at(n), at(n), true);
         }

@@ -411,7 +411,13 @@ impl State {
 
     /// The pipeline has a new latency, with what was answered in it.
     pub fn apply_latency(&mut self, latency: gst::ClockTime) {
+        let before = self.pipeline_latency;
         self.pipeline_latency = Duration::from_nanos(latency.nseconds());
+        if self.pipeline_latency != before {
+            self.meter.forget();
+            let longer = self.pipeline_latency.saturating_sub(before);
+            lock(&self.timing).delayed(longer);
+        }
         // Nobody asked us, if it is less than what we said.
         let part = self.answered.min(self.pipeline_latency);
         self.presentation.set_part(part);

@@ -3,7 +3,7 @@
 //! (docs/jitter-buffer.md).
 //!
 //! ```text
-//! arrival - capture = transit (Repairs: a few are left out)
+//! arrival - capture = transit (Repairs, Outage: some are left out)
 //!      |                       +-> late? -> share aimed at --+
 //!      |                       +--------> Change             |
 //!      |                                    | forget         v
@@ -20,6 +20,7 @@ mod change;
 mod config;
 mod drift;
 mod large;
+mod outage;
 mod repairs;
 mod sorted;
 mod window;
@@ -33,6 +34,7 @@ use change::{Change, FOUND_AFTER};
 pub use config::{Config, ConfigError, LONGEST_DELAY};
 use drift::Drift;
 use large::Large;
+use outage::{Outage, Says};
 use repairs::Repairs;
 pub(crate) use window::Window;
 
@@ -75,6 +77,8 @@ const SLACK: Duration = Duration::from_micros(100);
 /// another clock: the network cannot have become so much faster at once, and
 /// waiting for its time would freeze the picture.
 const EARLIEST: Duration = Duration::from_secs(1);
+/// No jitter, however long may be waited for.
+const OUTAGE: Duration = Duration::from_secs(1);
 /// The delay falls by this part of what is too much each second, and a bit:
 /// frames are shown faster, but not all at once.
 const FALL_TAU: Duration = Duration::from_millis(500);
@@ -184,6 +188,7 @@ struct Learnt {
     change: Change,
     drift: Drift,
     repairs: Repairs,
+    outage: Outage,
     /// The share aimed at, corrected by what was late.
     share: f64,
     /// More than the target may be late, see [`KNEE`].
@@ -206,6 +211,7 @@ impl Learnt {
             change: Change::default(),
             drift: Drift::default(),
             repairs: Repairs::default(),
+            outage: Outage::default(),
             share: target - START_SHARE.0.min(START_SHARE.1 * target),
             at_knee: false,
             offset: i64::MIN,
@@ -235,6 +241,19 @@ impl Learnt {
     fn frame(&mut self, config: &Config, frame: &Frame, transit: i64, late: bool) {
         let target = config.late_target.value();
         if self.repairs.is_rare(frame.retransmitted, target) {
+            return;
+        }
+        let longest = config.max_delay.max(OUTAGE);
+        let beyond = transit > self.base().saturating_add(span(longest));
+        let says = self.outage.frame(frame.arrival, late, beyond);
+        if says != Says::Usual {
+            if let Says::Since(since) = says {
+                self.short.forget_since(since);
+                self.long.forget_since(since);
+            }
+            self.last_transit = transit;
+            let (least, most) = self.limits(config);
+            self.offset = self.offset.clamp(least, most);
             return;
         }
         self.correct_share(target, late);
@@ -320,7 +339,13 @@ impl Learnt {
         goal = goal.saturating_add(span(SLACK));
         let new = (START_FRAMES - self.short.len() as i64).max(0);
         goal = goal.saturating_add(span(START_MARGIN) / START_FRAMES * new);
-        let (min, max) = (span(config.min_delay), span(config.max_delay));
-        goal.clamp(base.saturating_add(min), base.saturating_add(max))
+        let (least, most) = self.limits(config);
+        goal.clamp(least, most)
+    }
+
+    fn limits(&self, config: &Config) -> (i64, i64) {
+        let base = self.base();
+        let above = |delay| base.saturating_add(span(delay));
+        (above(config.min_delay), above(config.max_delay))
     }
 }

@@ -62,6 +62,17 @@ impl Window {
         }
     }
 
+    /// Forgets what came at `since` and later, but not the first.
+    pub(crate) fn forget_since(&mut self, since: Timestamp) {
+        while self.len() > 1
+            && let Some((arrival, transit)) = self.frames.back().copied()
+            && arrival >= since
+        {
+            self.frames.pop_back();
+            self.sorted.remove(transit);
+        }
+    }
+
     /// The median.
     pub(crate) fn middle(&self) -> Option<i64> {
         self.sorted.get(self.len() / 2)

@@ -30,6 +30,10 @@ impl DecodeTime {
         self.0.push(now, super::nanos(took));
     }
 
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     pub(super) fn estimate(&self) -> Duration {
         let nanos = if self.0.len() < ENOUGH {
             self.0.middle()

@@ -27,6 +27,10 @@ pub use timeline::StreamId;
 use timeline::{Timeline, at_90_khz};
 pub(crate) use timeline::{nanos, ticks_to_nanos};
 
+/// If the sink was busy for so many frames in a row, what is known of decoding
+/// is too much: with it, all leave too early to be measured.
+const ALWAYS: u32 = 150;
+
 /// Which estimate of the delay is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ModelKind {
@@ -82,6 +86,8 @@ pub struct Timing {
     late_frames: u64,
     /// Until when the sink waits with what has left, of all streams.
     busy: Timestamp,
+    /// Frames in a row that left while it was.
+    unmeasured: u32,
 }
 
 impl Timing {
@@ -98,6 +104,7 @@ impl Timing {
             frames: 0,
             late_frames: 0,
             busy: Timestamp::ZERO,
+            unmeasured: 0,
         })
     }
 
@@ -179,7 +186,17 @@ impl Timing {
         }
         let idle = self.busy <= now;
         self.busy = self.busy.max(shown);
+        self.unmeasured = if idle { 0 } else { self.unmeasured + 1 };
+        if self.unmeasured >= ALWAYS {
+            self.unmeasured = 0;
+            self.decode.forget();
+        }
         idle
+    }
+
+    /// The sink waits by this much longer with what it has.
+    pub fn delayed(&mut self, by: Duration) {
+        self.busy = self.busy + by;
     }
 
     /// A frame was decoded, and how long that took.
@@ -356,6 +373,33 @@ mod tests {
         assert!(timing.leaves(at(400), at(430)));
         assert!(!timing.leaves(at(400), at(1_000_000)));
         assert!(timing.leaves(at(401), at(500)), "time went back");
+    }
+
+    /// With it, each frame leaves before the one before is shown: no way to see
+    /// that less would do.
+    #[test]
+    fn too_much_time_for_decoding_is_given_up() {
+        let mut timing = Timing::new(ModelKind::Adaptive, Config::default()).unwrap();
+        for n in 0..100 {
+            timing.decoded(at(n * 33), ms(500));
+        }
+        let leaves = |timing: &mut Timing, n: u64| timing.leaves(at(n * 33), at(n * 33 + 500));
+        assert!(leaves(&mut timing, 0));
+        for n in 1..u64::from(ALWAYS) {
+            assert!(!leaves(&mut timing, n));
+            assert_eq!(timing.stats().decode, ms(500), "{n}");
+        }
+        assert!(!leaves(&mut timing, ALWAYS.into()));
+        assert_eq!(timing.stats().decode, ms(0));
+    }
+
+    #[test]
+    fn a_larger_latency_keeps_the_sink_busy() {
+        let mut timing = Timing::new(ModelKind::Adaptive, Config::default()).unwrap();
+        timing.leaves(at(100), at(150));
+        timing.delayed(ms(100));
+        assert!(!timing.leaves(at(200), at(300)));
+        assert!(timing.leaves(at(301), at(310)));
     }
 
     #[test]

@@ -462,8 +462,6 @@ fn run(sends: &str, receives: &str, absent: &[Part]) -> Observed {
         sender.stat::<u64>("sink", "pictures-encoded") >= PICTURES - LAST
     });
     let observed = Observed::take(&sender, &receiver, &wire, &sound);
-    sender.wait_eos();
-    receiver.wait_eos();
     let present = observed.present();
     let missing: BTreeSet<_> = ALL.into_iter().filter(|p| !present.contains(p)).collect();
     assert_eq!(
@@ -471,6 +469,8 @@ fn run(sends: &str, receives: &str, absent: &[Part]) -> Observed {
         absent.iter().copied().collect(),
         "what is not there: {observed:#?}"
     );
+    sender.wait_eos();
+    receiver.wait_eos();
     let wire = wire.lock().unwrap().clone();
     assert!(
         wire.lost >= 3,

@@ -16,6 +16,7 @@ mod dualwebrtcsink;
 mod dualwebrtcsrc;
 mod fec;
 mod latency;
+mod negotiated;
 mod parameter_sets;
 mod peer;
 mod playout_delay;
@@ -30,6 +31,7 @@ mod send_time;
 mod server;
 mod signallers;
 mod signalling;
+mod switches;
 mod video_timing;
 mod web;
 

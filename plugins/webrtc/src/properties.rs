@@ -9,6 +9,7 @@ use gstrswebrtc::signaller::Signallable;
 
 use crate::fec::Wish;
 use crate::server::{self, SignallingServer};
+use crate::switches::Switches;
 use crate::web::{PageRole, WebServer};
 
 #[derive(Clone, Debug)]
@@ -25,6 +26,7 @@ pub struct Settings {
     /// In ms, 0 for ever.
     pub connect_timeout: u32,
     pub fec: Wish,
+    pub switches: Switches,
     pub ice_tcp: bool,
 }
 
@@ -42,6 +44,7 @@ impl Default for Settings {
             web_server_port: 8080,
             connect_timeout: 20_000,
             fec: Wish::default(),
+            switches: Switches::default(),
             ice_tcp: false,
         }
     }
@@ -122,7 +125,7 @@ impl Settings {
 
     pub fn specs() -> Vec<glib::ParamSpec> {
         let default = Self::default();
-        vec![
+        let mut specs = vec![
             // Not of the interface's type, which may only be registered once
             // it is needed: the rswebrtc plugin has one of the same name.
             glib::ParamSpecObject::builder::<glib::Object>("signaller")
@@ -202,7 +205,9 @@ impl Settings {
                 .blurb("Forward error correction that is offered or answered, beside retransmissions; the field fec of stats says what the peer made of it")
                 .mutable_ready()
                 .build(),
-        ]
+        ];
+        specs.extend(Switches::specs());
+        specs
     }
 
     /// False if the property is not one of these.
@@ -249,7 +254,7 @@ impl Settings {
             }
             "fec" => self.fec = value.get().expect("type checked upstream"),
             "ice-tcp" => self.ice_tcp = value.get().expect("type checked upstream"),
-            _ => return false,
+            _ => return self.switches.set(name, value),
         }
         true
     }
@@ -272,7 +277,7 @@ impl Settings {
             "connect-timeout" => self.connect_timeout.to_value(),
             "fec" => self.fec.to_value(),
             "ice-tcp" => self.ice_tcp.to_value(),
-            _ => return None,
+            _ => return self.switches.get(name),
         })
     }
 }

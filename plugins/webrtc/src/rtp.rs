@@ -53,6 +53,30 @@ pub const KNOWN: [&str; 6] = [
     send_time::URI,
 ];
 
+/// Caps without the header extension of this URI.
+pub fn without_extension(mut caps: gst::Caps, uri: &str) -> gst::Caps {
+    for s in caps.make_mut().iter_mut() {
+        let is_it = |s: &gst::StructureRef, field: &str| {
+            field.starts_with("extmap-") && s.get::<&str>(field) == Ok(uri)
+        };
+        let fields: Vec<_> = s
+            .fields()
+            .filter(|field| is_it(s, field))
+            .map(|field| field.to_string())
+            .collect();
+        s.remove_fields(fields.iter().map(String::as_str));
+    }
+    caps
+}
+
+/// Caps without this type of feedback.
+pub fn without_feedback(mut caps: gst::Caps, kind: &str) -> gst::Caps {
+    for s in caps.make_mut().iter_mut() {
+        s.remove_field(format!("rtcp-fb-{kind}"));
+    }
+    caps
+}
+
 /// Largest RTP packet.
 pub const MTU: u32 = 1200;
 /// A packet of a background frame holds up a display frame by this at most,

@@ -30,6 +30,8 @@ pub struct Media {
     pub opus: Vec<u8>,
     /// Lost packets may be asked for again, by `nack`.
     pub nack: bool,
+    /// There is a payload type for packets that are sent again.
+    pub rtx: bool,
     /// Header extensions that we know: id and URI.
     pub extensions: Vec<(u16, &'static str)>,
     /// Payload types with `x-iframe-complete`.
@@ -52,12 +54,21 @@ impl Media {
         self.h264.iter().any(|pt| self.frame_complete.contains(pt))
     }
 
+    /// As if it knew no feedback about the network.
+    pub fn refuse_feedback(&mut self) {
+        self.remb.clear();
+        self.extensions.retain(|(_, uri)| *uri != rtp::TWCC_URI);
+    }
+
+    /// Some H.264 of it has REMB.
+    pub fn takes_remb(&self) -> bool {
+        self.h264.iter().any(|pt| self.remb.contains(pt))
+    }
+
     /// Its sender knows no transport-wide feedback, but takes REMB and says
     /// when packets leave.
     pub fn wants_remb(&self) -> bool {
-        self.h264.iter().any(|pt| self.remb.contains(pt))
-            && self.has_extension(send_time::URI)
-            && !self.transport_cc
+        self.takes_remb() && self.has_extension(send_time::URI) && !self.transport_cc
     }
 }
 
@@ -113,6 +124,8 @@ pub fn media(sdp: &str) -> Vec<Media> {
                     section.h264.push(pt);
                 } else if name.eq_ignore_ascii_case("opus") {
                     section.opus.push(pt);
+                } else if name.eq_ignore_ascii_case("rtx") {
+                    section.rtx = true;
                 }
             }
         } else if let Some(value) = line.strip_prefix("a=rtcp-fb:") {
@@ -161,10 +174,9 @@ pub fn has_media(sdp: &str) -> bool {
 }
 
 /// What is lost of this source is asked for again; `None` if no section names it.
-/// Of video it always is.
 pub fn asks_again(sections: &[Media], ssrc: u32) -> Option<bool> {
     let section = sections.iter().find(|m| m.ssrcs.contains(&ssrc))?;
-    Some(section.video || section.nack)
+    Some(section.nack)
 }
 
 /// Says for every H.264 payload type of an offer that we understand
@@ -203,6 +215,33 @@ pub fn extension_caps(answer: &str) -> gst::Caps {
         }
     }
     gst::Caps::from_iter([s])
+}
+
+/// An answer that promises no transport-wide feedback: webrtcbin takes it from the
+/// offer, whatever the transceiver prefers.
+pub fn without_transport_feedback(answer: &str) -> String {
+    let is_it = |line: &str| line.starts_with("a=rtcp-fb:") && line.ends_with(" transport-cc");
+    let rest = answer.lines().filter(|line| !is_it(line));
+    rest.flat_map(|line| [line, "\r\n"]).collect()
+}
+
+/// An answer that takes no audio: webrtcbin takes what a transceiver that it makes
+/// can take.
+pub fn without_audio(answer: &str) -> String {
+    let mut audio = false;
+    let lines = answer.lines().flat_map(|line| {
+        if line.starts_with("m=") {
+            audio = line.starts_with("m=audio ");
+        }
+        let is_direction = ["a=recvonly", "a=sendrecv", "a=sendonly"].contains(&line);
+        let line = if audio && is_direction {
+            "a=inactive"
+        } else {
+            line
+        };
+        [line, "\r\n"]
+    });
+    lines.collect()
 }
 
 /// Under which id the peer that gave this answer reads when packets leave, if
@@ -385,6 +424,15 @@ mod tests {
         assert!(!has_transport_feedback(""));
     }
 
+    #[test]
+    fn feedback_is_left_out_of_an_answer() {
+        let line = "a=rtcp-fb:96 transport-cc\r\n";
+        let with = OFFER.replace("a=extmap:3", &format!("{line}a=extmap:3"));
+        assert!(has_transport_feedback(&with));
+        assert_eq!(without_transport_feedback(&with), OFFER);
+        assert_eq!(without_transport_feedback(OFFER), OFFER);
+    }
+
     /// As aiortc offers: REMB, no transport-wide feedback.
     fn remb_only() -> String {
         let plain = OFFER.replace(rtp::TWCC_URI, send_time::URI);
@@ -461,6 +509,10 @@ mod tests {
         assert_eq!(audio_accepted(&refused), None);
         assert_eq!(audio_accepted(&OFFER.replace("opus", "PCMU")), None);
         assert_eq!(audio_accepted(""), None);
+        let with = with + "a=recvonly\r\n";
+        assert_eq!(audio_accepted(&with), Some(true));
+        assert_eq!(audio_accepted(&without_audio(&with)), None);
+        assert_eq!(dual_accepted(&without_audio(&with)), dual_accepted(&with));
     }
 
     #[test]
@@ -492,6 +544,8 @@ mod tests {
         assert_eq!(asks(offer), [Some(true), Some(false), None]);
         let both = offer.replace("transport-cc", "nack");
         assert_eq!(asks(&both), [Some(true), Some(true), None]);
+        let pictures_only = offer.replace("96 nack", "96 nack pli");
+        assert_eq!(asks(&pictures_only), [Some(false), Some(false), None]);
     }
 
     #[test]

@@ -151,10 +151,16 @@ fn lose(receiver: &Pipeline, nth: u64) -> Arc<Losses> {
                     gst::PadProbeReturn::Handled
                 }
                 Some(gst::PadProbeData::BufferList(list)) => {
-                    list.make_mut().foreach_mut(|buffer, _| {
+                    let list = list.make_mut();
+                    list.foreach_mut(|buffer, _| {
                         std::ops::ControlFlow::Continue((!loses(&buffer)).then_some(buffer))
                     });
-                    gst::PadProbeReturn::Ok
+                    // One without packets would stop the transport.
+                    if list.is_empty() {
+                        gst::PadProbeReturn::Handled
+                    } else {
+                        gst::PadProbeReturn::Ok
+                    }
                 }
                 _ => gst::PadProbeReturn::Ok,
             });

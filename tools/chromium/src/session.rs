@@ -196,10 +196,16 @@ pub fn drop_packets(element: &gst::Element, direction: Direction, share: Ratio) 
                     // Not Drop: with that GStreamer unrefs what the binding has taken.
                     Some(gst::PadProbeData::Buffer(_)) if lost() => gst::PadProbeReturn::Handled,
                     Some(gst::PadProbeData::BufferList(list)) => {
-                        list.make_mut().foreach_mut(|buffer, _| {
+                        let list = list.make_mut();
+                        list.foreach_mut(|buffer, _| {
                             std::ops::ControlFlow::Continue((!lost()).then_some(buffer))
                         });
-                        gst::PadProbeReturn::Ok
+                        // One without packets would stop the transport.
+                        if list.is_empty() {
+                            gst::PadProbeReturn::Handled
+                        } else {
+                            gst::PadProbeReturn::Ok
+                        }
                     }
                     _ => gst::PadProbeReturn::Ok,
                 }

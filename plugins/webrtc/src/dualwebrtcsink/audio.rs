@@ -291,6 +291,14 @@ impl AudioInput {
         Ok(())
     }
 
+    /// Pictures go to a receiver that takes no audio: that of a source which waits is
+    /// not held back any longer.
+    pub fn pass_by(&self) {
+        if self.state.lock().unwrap().taps.is_empty() {
+            self.gate.set_mode(Mode::Drop);
+        }
+    }
+
     fn start_encoding(&self, sink: &gst::Element) -> Result<(), glib::BoolError> {
         let encoded = {
             let mut state = self.state.lock().unwrap();

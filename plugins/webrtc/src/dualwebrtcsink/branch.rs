@@ -157,7 +157,7 @@ impl Branch {
         session: &Session,
     ) -> Result<(), glib::BoolError> {
         let is_first = !self.members.iter().any(|member| member.is_linked);
-        if is_first && session.dual.is_err() && !is_single(&self.encoder) {
+        if is_first && session.negotiated.dual.is_err() && !is_single(&self.encoder) {
             self.user_mode = mode_nick(&self.encoder);
             if self.user_mode.is_some() {
                 self.encoder.set_property_from_str("mode", "single");

@@ -209,6 +209,7 @@ impl AuxSender {
     pub fn new(
         fec: Option<Encoders>,
         control: Option<Control>,
+        paced: bool,
         likely: Option<u32>,
         webrtcbin: &gst::Element,
     ) -> Result<Option<Self>, glib::BoolError> {
@@ -220,7 +221,8 @@ impl AuxSender {
         if let Some(control) = &control {
             control.estimator.set_property("expect-feedback", false);
             control.enter(likely);
-            chain.extend([control.pacer.clone(), control.estimator.clone()]);
+            chain.extend(paced.then(|| control.pacer.clone()));
+            chain.push(control.estimator.clone());
         }
         let aux = Self {
             bin: gst::Bin::with_name("aux-sender"),
@@ -255,6 +257,12 @@ impl AuxSender {
 
     pub fn control(&self) -> Option<&Control> {
         self.control.as_ref()
+    }
+
+    /// The pacer is there.
+    pub fn is_paced(&self) -> bool {
+        let pacer = self.control.as_ref().map(|control| &control.pacer);
+        pacer.is_some_and(|pacer| self.chain.contains(pacer))
     }
 
     /// Whether the answer promises transport-wide feedback.

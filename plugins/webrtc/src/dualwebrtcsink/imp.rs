@@ -52,6 +52,11 @@
  *   sent again, and with #dualwebrtcsink:audio-fec `auto` the encoder changes to
  *   a mode that has FEC while packets are lost. The stream ends when both pads
  *   have ended. See docs/audio.md.
+ * - Each part can be switched off: #dualwebrtcsink:dual-stream,
+ *   #dualwebrtcsink:frame-feedback, #dualwebrtcsink:congestion-control,
+ *   #dualwebrtcsink:pacing, #dualwebrtcsink:fec, #dualwebrtcsink:do-retransmission,
+ *   #dualwebrtcsink:abs-capture-time; what none of both ends has switched off is used.
+ *   The field `negotiated` of #dualwebrtcsink:stats says what came of it.
  * - Each picture carries its time of capture, by its time stamp and the wall
  *   clock (#rtphdrextabscapturetime), or by the GstReferenceTimestampMeta
  *   `timestamp/x-ntp` that it came with, and how long it took here. See
@@ -109,6 +114,7 @@
  * | `latency` | structure | from capture to network, by parts: docs/latency.md |
  * | `audio` | structure | while there is an audio pad, see below |
  * | `fec` | string | what the receiver takes: none, ulpfec or flexfec-03 |
+ * | `negotiated` | structure | which parts are in use, while there is a session, see below |
  * | `fec-0`, `fec-1` | structure | statistics of #rtpflexfecenc for each stream, while there is FEC |
  * | `estimator`, `pacer` | structure | statistics of #rtpgcc and #rtppacer, while there is a session with them |
  * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
@@ -116,7 +122,7 @@
  *
  * The fields about a session are those of the oldest one. Each structure in
  * `receivers` has the fields `session`, `connection-state`, `dual`, `reason`,
- * `fec`, `latency`, `fec-0`, `fec-1`, `estimator`, `pacer`, `feedback-0` and
+ * `fec`, `negotiated`, `latency`, `fec-0`, `fec-1`, `estimator`, `pacer`, `feedback-0` and
  * `feedback-1` of its own, and
  *
  * | field of a receiver | type | meaning |
@@ -125,6 +131,20 @@
  * | `peer` | string | the receiver, as the signalling server calls it |
  * | `encoder` | string | name of the child that encodes for it |
  * | `encoder-stats` | structure | statistics of that encoder |
+ *
+ * | field of `negotiated` | type | meaning | off by |
+ * |---|---|---|---|
+ * | `dual-stream` | boolean | both streams are sent | `dual-stream`, `encoder::mode=single` |
+ * | `frame-feedback` | boolean | the receiver says which frames are complete, by RTCP | `frame-feedback` |
+ * | `congestion-control` | string | gcc or none | `congestion-control` |
+ * | `pacing` | boolean | there is a pacer | `pacing`, `congestion-control` |
+ * | `congestion-feedback` | string | what the receiver reports of the network: transport-cc, remb or none | its `congestion-feedback` |
+ * | `fec` | string | as above | `fec` |
+ * | `retransmission` | boolean | lost packets are sent again (NACK, RTX) | `do-retransmission` |
+ * | `audio` | boolean | audio is sent | no `audio` pad; the receiver's `receive-audio` |
+ * | `abs-capture-time` | boolean | the time of capture goes along | `abs-capture-time` |
+ *
+ * The same is in the log, in one line of level INFO for each session.
  *
  * | field of `audio` | type | meaning |
  * |---|---|---|
@@ -222,6 +242,7 @@ struct SinkSettings {
     common: Settings,
     wait_for_receiver: bool,
     congestion_control: CongestionControl,
+    pacing: bool,
     max_receivers: u32,
     encoder_sharing: EncoderSharing,
     audio: audio::Settings,
@@ -234,6 +255,7 @@ impl Default for SinkSettings {
             common: Settings::default(),
             wait_for_receiver: false,
             congestion_control: CongestionControl::default(),
+            pacing: true,
             max_receivers: 16,
             encoder_sharing: EncoderSharing::default(),
             audio: audio::Settings::default(),
@@ -376,11 +398,12 @@ impl DualWebRtcSink {
     }
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let (common, control, audio_settings, max_receivers, sharing, data_channel) = {
+        let (common, control, pacing, audio_settings, max_receivers, sharing, data_channel) = {
             let settings = self.settings.lock().unwrap();
             (
                 settings.common.clone(),
                 settings.congestion_control,
+                settings.pacing,
                 settings.audio,
                 settings.max_receivers,
                 settings.encoder_sharing,
@@ -409,6 +432,7 @@ impl DualWebRtcSink {
             rates: parts.rates.clone(),
             kit: parts.kit.clone(),
             has_control: control == CongestionControl::Gcc,
+            paced: pacing,
             has_fec: common.fec.sends(control == CongestionControl::Gcc),
             sharing,
             max_receivers: usize::try_from(max_receivers).unwrap_or(usize::MAX),
@@ -425,6 +449,7 @@ impl DualWebRtcSink {
             sessions: Vec::new(),
             serial: 0,
             pending_eos: None,
+            eos_passed: false,
             warned: false,
             slow: VecDeque::new(),
             slow_look: None,
@@ -597,6 +622,12 @@ impl ObjectImpl for DualWebRtcSink {
                     .blurb("How the encoder's rate follows the network; the encoder's bitrate is the upper limit")
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecBoolean::builder("pacing")
+                    .nick("Pacing")
+                    .blurb("Packets leave at the pace and by the priorities of rtppacer; otherwise as they come, and the network is not probed for more. Without congestion-control they always do")
+                    .default_value(SinkSettings::default().pacing)
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecUInt::builder("max-receivers")
                     .nick("Maximum Receivers")
                     .blurb("Receivers that are served at a time; further ones are refused")
@@ -685,6 +716,9 @@ impl ObjectImpl for DualWebRtcSink {
                 self.settings.lock().unwrap().congestion_control =
                     value.get().expect("type checked upstream");
             }
+            "pacing" => {
+                self.settings.lock().unwrap().pacing = value.get().expect("type checked upstream");
+            }
             "max-receivers" => {
                 self.settings.lock().unwrap().max_receivers =
                     value.get().expect("type checked upstream");
@@ -717,6 +751,7 @@ impl ObjectImpl for DualWebRtcSink {
             "wait-for-receiver" => self.settings.lock().unwrap().wait_for_receiver.to_value(),
             "data-channel" => self.settings.lock().unwrap().data_channel.to_value(),
             "congestion-control" => self.settings.lock().unwrap().congestion_control.to_value(),
+            "pacing" => self.settings.lock().unwrap().pacing.to_value(),
             "max-receivers" => self.settings.lock().unwrap().max_receivers.to_value(),
             "encoder-sharing" => self.settings.lock().unwrap().encoder_sharing.to_value(),
             "audio-bitrate" => self.settings.lock().unwrap().audio.bitrate.to_value(),

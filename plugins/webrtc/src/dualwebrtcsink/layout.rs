@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
-use gst_webrtc::WebRTCSessionDescription;
+use gst::prelude::*;
+use gst_webrtc::{WebRTCRTPTransceiver, WebRTCSessionDescription};
 
 use super::session::Parts;
+use crate::switches::Switches;
 use crate::{peer, rtp, sdp};
 
 /// The media section of one stream.
@@ -157,7 +159,7 @@ impl Parts {
 
     pub fn video_line(&self, index: usize, ssrc: u32) -> Line {
         let taken = self.answer.as_ref().and_then(|a| a.video.get(index));
-        taken.map_or_else(
+        let line = taken.map_or_else(
             || Line {
                 mline: index,
                 payload_type: rtp::PAYLOAD_TYPE,
@@ -165,12 +167,13 @@ impl Parts {
                 preferences: rtp::offer_caps(ssrc),
             },
             |taken| line(taken, ssrc),
-        )
+        );
+        line.restrict(self.switches)
     }
 
     pub fn audio_line(&self, streams: usize, ssrc: u32) -> Line {
         let taken = self.answer.as_ref().and_then(|a| a.audio.as_ref());
-        taken.map_or_else(
+        let line = taken.map_or_else(
             || Line {
                 mline: streams,
                 payload_type: rtp::AUDIO_PAYLOAD_TYPE,
@@ -178,28 +181,45 @@ impl Parts {
                 preferences: rtp::audio_offer_caps(ssrc, self.frame_ms),
             },
             |taken| line(taken, ssrc),
-        )
+        );
+        line.restrict(self.switches)
     }
 }
 
 impl Line {
-    /// The caps for a peer that does not report about transport-wide numbers:
-    /// it would miss packets that have one.
-    pub fn caps_with(&self, feedback: bool) -> gst::Caps {
-        let mut caps = self.caps.clone();
-        if !feedback && let Some(s) = caps.make_mut().structure_mut(0) {
-            s.remove_field("rtcp-fb-transport-cc");
-            let is_twcc = |s: &gst::StructureRef, field: &str| {
-                field.starts_with("extmap-") && s.get::<&str>(field) == Ok(rtp::TWCC_URI)
-            };
-            let twcc: Vec<_> = s
-                .fields()
-                .filter(|field| is_twcc(s, field))
-                .map(|field| field.to_string())
-                .collect();
-            s.remove_fields(twcc.iter().map(String::as_str));
+    fn restrict(self, switches: Switches) -> Self {
+        Self {
+            caps: switches.restrict(self.caps),
+            preferences: switches.restrict(self.preferences),
+            ..self
         }
-        caps
+    }
+
+    /// For a peer that does not read these header extensions.
+    pub fn without(&self, unread: &[&str]) -> Self {
+        let rest = |caps: &gst::Caps| {
+            let mut caps = caps.clone();
+            for uri in unread {
+                caps = rtp::without_extension(caps, uri);
+            }
+            if unread.contains(&rtp::TWCC_URI) {
+                caps = rtp::without_feedback(caps, "transport-cc");
+            }
+            caps
+        };
+        Self {
+            caps: rest(&self.caps),
+            preferences: rest(&self.preferences),
+            ..self.clone()
+        }
+    }
+
+    /// Before the payloader asks what it may write. webrtcbin's pad tells it what
+    /// the transceiver prefers, and a field that the filter has not is none that it
+    /// takes away.
+    pub fn set(&self, filter: &gst::Element, transceiver: &WebRTCRTPTransceiver) {
+        filter.set_property("caps", &self.caps);
+        transceiver.set_property("codec-preferences", &self.preferences);
     }
 }
 
@@ -264,9 +284,9 @@ mod tests {
     fn caps_without_feedback_have_no_transport_wide_number() {
         let layout = layout(&format!("{HEAD}{AUDIO}{VIDEO}")).unwrap();
         let audio = line(layout.audio.as_ref().unwrap(), 9);
-        let with = audio.caps_with(true);
+        let with = audio.without(&[]).caps;
         assert!(with.structure(0).unwrap().has_field("extmap-3"));
-        let without = audio.caps_with(false);
+        let without = audio.without(&[rtp::TWCC_URI]).caps;
         let s = without.structure(0).unwrap();
         assert!(!s.has_field("extmap-3") && !s.has_field("rtcp-fb-transport-cc"));
         assert_eq!(s.get::<u32>("ssrc"), Ok(9));
@@ -277,6 +297,8 @@ mod tests {
             caps: rtp::audio_payloader_caps(9, true),
             preferences: rtp::audio_offer_caps(9, 10),
         };
-        assert_eq!(ours.caps_with(false), rtp::audio_payloader_caps(9, false));
+        let without = ours.without(&[rtp::TWCC_URI]);
+        assert_eq!(without.caps, rtp::audio_payloader_caps(9, false));
+        assert!(!without.preferences.to_string().contains("transport"));
     }
 }

@@ -8,6 +8,8 @@
 //!         in webrtcbin: rtpfunnel -> rtprtxsend -> FEC -> rtppacer -> rtpgcc -> rtpsession
 //! ```
 
+mod agree;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,19 +20,20 @@ use super::audio::{self, AudioInput};
 use super::audio_rate::AudioRate;
 use super::control::{AuxSender, Control};
 use super::data_channel::DataChannel;
-use super::fec::{Encoders, Protected, UlpFec};
+use super::fec::{Encoders, UlpFec};
 use super::kit::Kit;
 use super::layout::{Layout, Line};
 use super::timeline::Timeline;
 use super::trace::Trace;
 use crate::fec;
+use crate::negotiated::Negotiated;
 use crate::parameter_sets;
 use crate::peer::{Peer, Post};
 use crate::playout_delay::PlayoutDelay;
 use crate::properties::Settings;
 use crate::requirements::make;
 use crate::rtp;
-use crate::sdp::{self, NotDual};
+use crate::switches::Switches;
 
 /// From the request to a connection.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -108,6 +111,9 @@ pub enum Due {
 pub struct Parts {
     pub fec: Option<Encoders>,
     pub control: Option<Control>,
+    /// Packets leave at the pace that the estimate gives.
+    pub paced: bool,
+    pub switches: Switches,
     /// The rate of an encoder that would serve it beside others.
     pub likely: Option<u32>,
     pub audio: Option<(AudioInput, Arc<AudioRate>)>,
@@ -130,6 +136,7 @@ pub struct Audio {
     pub input: AudioInput,
     pub rate: Arc<AudioRate>,
     caps: gst::Element,
+    transceiver: gst_webrtc::WebRTCRTPTransceiver,
     ssrc: u32,
     line: Line,
     /// The peer takes it.
@@ -150,6 +157,7 @@ pub struct Session {
     pub newcomer: Option<Instant>,
     /// It reports about transport-wide numbers.
     pub has_feedback: bool,
+    pub switches: Switches,
     pub bin: gst::Bin,
     pub peer: Peer,
     pub aux: Option<AuxSender>,
@@ -162,14 +170,17 @@ pub struct Session {
     /// It is dual if it says hello.
     awaits_hello: bool,
     pub phase: Phase,
-    pub dual: Result<(), String>,
-    pub fec: fec::Agreed,
+    pub negotiated: Negotiated,
+    /// That was said in the log.
+    is_told: bool,
     /// As it was sent.
     pub offer: String,
     /// The receiver's offer, if it makes one.
     pub answers: Option<String>,
     pub connection: WebRTCPeerConnectionState,
     ssrcs: Vec<u32>,
+    /// Of video: what follows the payloader, and what was offered.
+    lines: Vec<(gst::Element, gst_webrtc::WebRTCRTPTransceiver, Line)>,
     created: Instant,
     /// Is not one of ours.
     pub foreign: bool,
@@ -213,12 +224,14 @@ impl Session {
             takes_playout_delay: false,
             awaits_hello: false,
             phase: Phase::Negotiating,
-            dual: Err("not negotiated".into()),
-            fec: fec::Agreed::None,
+            negotiated: Negotiated::default(),
+            is_told: false,
             offer: String::new(),
             answers: parts.offer(),
             connection: WebRTCPeerConnectionState::New,
             ssrcs: Vec::new(),
+            lines: Vec::new(),
+            switches: parts.switches,
             created: Instant::now(),
             foreign: false,
             first_rtcp: false,
@@ -232,8 +245,14 @@ impl Session {
         };
         parts.trace.watch(&session.peer);
         session.ulpfec = ulpfec.map(|fec| UlpFec::new(fec, session.peer.webrtcbin()));
-        session.aux = AuxSender::new(flexfec, control, parts.likely, session.peer.webrtcbin())
-            .map_err(broken)?;
+        session.aux = AuxSender::new(
+            flexfec,
+            control,
+            parts.paced,
+            parts.likely,
+            session.peer.webrtcbin(),
+        )
+        .map_err(broken)?;
         for index in 0..parts.streams {
             session.add_stream(index, &parts, drained.clone())?;
         }
@@ -259,28 +278,35 @@ impl Session {
         let caps = make("capsfilter", &format!("caps-{index}"))?;
         caps.set_property("caps", &line.caps);
         let trickle = make("rtptrickle", &format!("trickle-{index}"))?;
-        let feedback = make("rtcpiframefeedback", &format!("feedback-{index}"))?;
-        feedback.set_property("stream", index as u32);
+        let feedback = parts
+            .switches
+            .frame_feedback
+            .then(|| make("rtcpiframefeedback", &format!("feedback-{index}")))
+            .transpose()?;
+        if let Some(feedback) = &feedback {
+            feedback.set_property("stream", index as u32);
+        }
         let webrtcbin = self.peer.webrtcbin();
         let sink = webrtcbin
             .request_pad_simple(&format!("sink_{}", line.mline))
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["webrtcbin gives no pad"]))?;
         let transceiver: gst_webrtc::WebRTCRTPTransceiver = sink.property("transceiver");
         transceiver.set_property("direction", WebRTCRTPTransceiverDirection::Sendonly);
-        transceiver.set_property("do-nack", true);
+        transceiver.set_property("do-nack", parts.switches.retransmission);
         transceiver.set_property("codec-preferences", &line.preferences);
 
         let fec = self
             .ulpfec
             .as_mut()
             .and_then(|ulpfec| ulpfec.add_stream(ssrc, &transceiver));
-        let chain: Vec<_> = [&pay, &caps, &trickle, &feedback]
+        let chain: Vec<_> = [&pay, &caps, &trickle]
             .into_iter()
+            .chain(&feedback)
             .chain(&fec)
             .collect();
         self.bin.add_many(&chain).map_err(broken)?;
         gst::Element::link_many(&chain).map_err(broken)?;
-        let last = fec.as_ref().unwrap_or(&feedback);
+        let last = fec.as_ref().or(feedback.as_ref()).unwrap_or(&trickle);
         let last = last
             .static_pad("src")
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["{last:?} has no pad src"]))?;
@@ -312,7 +338,8 @@ impl Session {
         }
         self.bin.add_pad(&ghost).map_err(broken)?;
         self.ssrcs.push(ssrc);
-        self.feedback.push(feedback);
+        self.feedback.extend(feedback);
+        self.lines.push((caps, transceiver, line));
         Ok(())
     }
 
@@ -346,7 +373,7 @@ impl Session {
             .ok_or_else(|| gst::error_msg!(gst::CoreError::Pad, ["webrtcbin gives no pad"]))?;
         let transceiver: gst_webrtc::WebRTCRTPTransceiver = sink.property("transceiver");
         transceiver.set_property("direction", WebRTCRTPTransceiverDirection::Sendonly);
-        transceiver.set_property("do-nack", true);
+        transceiver.set_property("do-nack", parts.switches.retransmission);
         transceiver.set_property("codec-preferences", &line.preferences);
         self.bin.add_many([&pay, &caps]).map_err(broken)?;
         pay.link(&caps).map_err(broken)?;
@@ -365,22 +392,12 @@ impl Session {
             input,
             rate,
             caps,
+            transceiver,
             ssrc,
             line,
             accepted: false,
         });
         Ok(())
-    }
-
-    /// The answer is known. `Some`: audio is taken, with transport-wide feedback
-    /// or without.
-    pub fn set_audio(&mut self, taken: Option<bool>) {
-        if let Some(audio) = &mut self.audio {
-            audio.accepted = taken.is_some();
-            audio.rate.set_active(self.serial, audio.accepted);
-            let caps = audio.line.caps_with(taken == Some(true));
-            audio.caps.set_property("caps", caps);
-        }
     }
 
     /// Puts a queue before each stream of video, whose encoder serves others, too:
@@ -430,6 +447,10 @@ impl Session {
         self.aux.as_ref().and_then(AuxSender::control)
     }
 
+    pub fn is_paced(&self) -> bool {
+        self.aux.as_ref().is_some_and(AuxSender::is_paced)
+    }
+
     /// Among those whose rates are compared.
     pub fn control_id(&self) -> Option<u64> {
         self.control().map(Control::id)
@@ -454,29 +475,6 @@ impl Session {
         self.streams() + usize::from(audio)
     }
 
-    /// The answer is known: two streams, or why not.
-    pub fn set_dual(&mut self, dual: Result<(), NotDual>) {
-        self.foreign = matches!(
-            dual,
-            Err(NotDual::NoFrameComplete | NotDual::NoFrameExtension)
-        );
-        self.dual = dual.map_err(|why| why.to_string());
-    }
-
-    /// The answer is known, and whether the peer is dual by it: if not, it may
-    /// still be a page.
-    pub fn await_hello(&mut self, answer: &str) {
-        self.takes_playout_delay = sdp::has_playout_delay(answer);
-        self.awaits_hello = self.foreign
-            && self.streams() == 2
-            && self.fec != fec::Agreed::UlpFec
-            && self.channel.is_some()
-            && sdp::has_data_channel(answer);
-        if self.awaits_hello {
-            self.dual = Err("no page has said hello on the data channel".into());
-        }
-    }
-
     /// True if that makes it dual.
     pub fn on_hello(&mut self) -> bool {
         self.playout_delay.set_taken(self.takes_playout_delay);
@@ -486,38 +484,11 @@ impl Session {
         );
         let is_dual = is_early && std::mem::take(&mut self.awaits_hello);
         if is_dual {
-            self.dual = Ok(());
+            self.negotiated.dual = Ok(());
             // The way back is open.
             self.first_rtcp = true;
         }
         is_dual
-    }
-
-    /// The answer is known: FEC is sent as far as it takes it.
-    pub fn set_fec(&mut self, answer: &str) {
-        let nack = fec::has_nack(answer);
-        if let Some(ulpfec) = &self.ulpfec {
-            let taken = fec::has_ulpfec(answer);
-            ulpfec.begin(&taken, nack);
-            if taken.contains(&true) {
-                self.fec = fec::Agreed::UlpFec;
-            }
-        }
-        for (payload_type, media, fec) in fec::accepted_flexfec(&self.offer, answer)
-            .into_iter()
-            .flatten()
-        {
-            let stream = self.ssrcs.iter().position(|ssrc| *ssrc == media);
-            if let (Some(index), Some(aux)) = (stream, &self.aux) {
-                let what = Protected {
-                    payload_type,
-                    media,
-                    fec,
-                };
-                aux.protect(index, what, nack);
-                self.fec = fec::Agreed::FlexFec03;
-            }
-        }
     }
 
     pub fn on_connection(&mut self, now: Instant, state: WebRTCPeerConnectionState) {

@@ -10,6 +10,7 @@ use super::data_channel::DataChannel;
 use super::kit::Kit;
 use super::session::Session;
 use crate::fec::Agreed;
+use crate::negotiated::Negotiated;
 
 /// One receiver.
 #[derive(Clone)]
@@ -18,9 +19,9 @@ pub struct Receiver {
     peer: String,
     session: &'static str,
     connection: &'static str,
-    dual: Result<(), String>,
-    fec: Agreed,
+    negotiated: Negotiated,
     has_control: bool,
+    is_paced: bool,
     kit: Option<Kit>,
     feedback: Vec<gst::Element>,
     channel: Option<DataChannel>,
@@ -36,9 +37,9 @@ impl Receiver {
             session: session.phase.nick(),
             connection: glib::EnumValue::from_value(&session.connection.to_value())
                 .map_or("unknown", |(_, value)| value.nick()),
-            dual: session.dual.clone(),
-            fec: session.fec,
+            negotiated: session.negotiated.clone(),
             has_control: session.control().is_some(),
+            is_paced: session.is_paced(),
             kit: session.kit.clone(),
             feedback: session.feedback.clone(),
             channel: session.channel.clone(),
@@ -51,20 +52,31 @@ impl Receiver {
     pub fn add_to(&self, stats: &mut gst::Structure) {
         stats.set("session", self.session);
         stats.set("connection-state", self.connection);
-        stats.set("dual", self.dual.is_ok());
+        stats.set("dual", self.negotiated.dual.is_ok());
         stats.set(
             "reason",
-            self.dual.as_ref().err().map_or("", String::as_str),
+            self.negotiated
+                .dual
+                .as_ref()
+                .err()
+                .map_or("", String::as_str),
         );
-        stats.set("fec", self.fec.nick());
+        stats.set("fec", self.negotiated.fec.nick());
+        let mut negotiated = self.negotiated.structure();
+        let control = if self.has_control { "gcc" } else { "none" };
+        negotiated.set("congestion-control", control);
+        negotiated.set("pacing", self.is_paced);
+        stats.set("negotiated", negotiated);
         if let Some(kit) = &self.kit {
             stats.set("latency", kit.trace.structure());
             if self.has_control {
                 add_stats(stats, "estimator", &kit.control.estimator);
+            }
+            if self.is_paced {
                 add_stats(stats, "pacer", &kit.control.pacer);
             }
             let encoders = kit.fec.elements().iter();
-            let used = encoders.filter(|_| self.fec != Agreed::None);
+            let used = encoders.filter(|_| self.negotiated.fec != Agreed::None);
             for (index, encoder) in used.enumerate() {
                 add_stats(stats, &format!("fec-{index}"), encoder);
             }

@@ -89,6 +89,7 @@ pub struct Worker {
     /// The one that the user sets up.
     pub kit: Kit,
     pub has_control: bool,
+    pub paced: bool,
     pub has_fec: bool,
     pub sharing: EncoderSharing,
     pub max_receivers: usize,
@@ -107,6 +108,8 @@ pub struct Worker {
     pub sessions: Vec<Session>,
     pub serial: u64,
     pub pending_eos: Option<gst::Seqnum>,
+    /// End of stream of one input has gone to a receiver.
+    pub eos_passed: bool,
     /// The user was told that the server is not there.
     pub warned: bool,
     /// Receivers that are not to share an encoder.
@@ -523,13 +526,15 @@ impl Worker {
         Parts {
             fec: self.has_fec.then(|| kit.fec.clone()),
             control: self.has_control.then(|| kit.control.clone()),
+            paced: self.paced,
+            switches: self.settings.switches,
             likely: shared.map(|branch| self.rates.configured(&branch.encoder)),
             audio: audio.map(|input| (input, self.audio_rate.clone())),
             timeline: self.timeline.clone(),
             trace: kit.trace.clone(),
             // An SFU would show a second one to viewers, always black.
             streams: match self.first_encoder() {
-                _ if self.link.sfu().is_some() => 1,
+                _ if self.link.sfu().is_some() || !self.settings.switches.dual_stream => 1,
                 Some(encoder) if is_single(encoder) && !self.is_ours_single() => 1,
                 _ => 2,
             },
@@ -596,7 +601,10 @@ impl Worker {
             return Ok(());
         };
         let text = sdp::offer_one_source_of_sound(&peer::text(offer)?);
-        let mut text = sdp::offer_remb(&sdp::offer_frame_complete(&text));
+        let mut text = sdp::offer_remb(&text);
+        if session.switches.frame_feedback {
+            text = sdp::offer_frame_complete(&text);
+        }
         if wants_flexfec {
             text = fec::offer_flexfec(&text, glib::random_int);
         }
@@ -617,7 +625,10 @@ impl Worker {
             return Ok(());
         };
         let offer = session.answers.as_deref().unwrap_or_default();
-        let text = sdp::answer_frame_complete(&peer::text(answer)?, offer);
+        let mut text = peer::text(answer)?;
+        if session.switches.frame_feedback {
+            text = sdp::answer_frame_complete(&text, offer);
+        }
         let answer = peer::parse(WebRTCSDPType::Answer, &text)?;
         let phase = session.phase;
         self.agree(serial, &text);
@@ -663,43 +674,17 @@ impl Worker {
         let (Some(session), Some(sink)) = (found, self.sink.upgrade()) else {
             return;
         };
-        let dual = sdp::dual_accepted(text);
-        if dual == Err(sdp::NotDual::FirstRefused) {
+        if !session.agree(text, self.link.sfu()) {
             return self.end_session(serial, "the receiver does not take H.264", true);
         }
-        session.set_dual(dual);
-        session.set_audio(sdp::audio_accepted(text));
-        session.has_feedback = sdp::has_transport_feedback(text);
-        if let Some(aux) = &session.aux {
-            aux.set_feedback(session.has_feedback);
+        if let Some(words) = session.tell() {
+            gst::info!(
+                CAT,
+                obj = sink,
+                "negotiated in session {}: {words}",
+                session.id
+            );
         }
-        if session.streams() == 1 {
-            let why = self.link.sfu().unwrap_or("the encoder's mode is single");
-            // It says nothing before it receives something.
-            session.foreign |= self.link.sfu().is_some();
-            session.dual = Err(why.into());
-        }
-        if let Some(kit) = &session.kit {
-            kit.trace.restart(sdp::has_timing(text));
-        }
-        session.set_fec(text);
-        if let Some(aux) = &session.aux
-            && let Some(id) = sdp::send_time_id(text)
-            && session.fec != fec::Agreed::FlexFec03
-        {
-            // FlexFEC protects the headers as they were before.
-            aux.write_send_time(id);
-        }
-        if session.fec == fec::Agreed::UlpFec {
-            // rtpredenc drops the extension that tells frames apart.
-            session.dual = Err("RED takes the header extension away".into());
-        }
-        session.await_hello(text);
-        match &session.dual {
-            Ok(()) => gst::info!(CAT, obj = sink, "the receiver takes dual stream"),
-            Err(why) => gst::info!(CAT, obj = sink, "single stream: {why}"),
-        }
-        gst::info!(CAT, obj = sink, "FEC: {}", session.fec.nick());
     }
 
     /// An encoder that serves others, one that is free, or a new one.
@@ -711,7 +696,7 @@ impl Worker {
         let Some(session) = self.sessions.iter().find(|s| s.serial == serial) else {
             return Ok(());
         };
-        let is_dual = session.dual.is_ok();
+        let is_dual = session.negotiated.dual.is_ok();
         let shared = is_dual.then(|| self.shareable(&session.peer_id)).flatten();
         let beside_others = shared.is_some();
         let free = || self.branches.iter().position(Branch::is_idle);
@@ -749,7 +734,16 @@ impl Worker {
         let Some(sink) = self.sink.upgrade() else {
             return;
         };
-        gst::info!(CAT, obj = sink, "the receiver is ready");
+        if let Some(session) = self.session(serial)
+            && let Some(words) = session.tell()
+        {
+            gst::info!(
+                CAT,
+                obj = sink,
+                "negotiated in session {}: {words}",
+                session.id
+            );
+        }
         if let Err(err) = self.find_encoder(&sink, serial) {
             gst::warning!(CAT, obj = sink, "{err:?}");
             return self.end_session(serial, "there is no encoder for it", true);
@@ -777,6 +771,9 @@ impl Worker {
             && let Err(err) = audio.input.start(sink.upcast_ref(), serial, &session.bin)
         {
             gst::warning!(CAT, obj = sink, "no audio: {err}");
+        }
+        if let Some(audio) = session.audio.as_ref().filter(|audio| !audio.accepted) {
+            audio.input.pass_by();
         }
         self.gate.set_mode(Mode::Pass);
     }
@@ -846,15 +843,18 @@ impl Worker {
         let Some(sink) = self.sink.upgrade() else {
             return;
         };
+        self.eos_passed |= eos.passed;
         let audio = self.audio.lock().unwrap().clone();
         if !self.gate.has_ended() || audio.is_some_and(|audio| !audio.gate.has_ended()) {
             // The other one goes on.
             return;
         }
+        // One of both may have been dropped: nobody took it.
+        let passed = std::mem::take(&mut self.eos_passed);
         self.pending_eos = Some(eos.seqnum);
         let mut ended = Vec::new();
         for session in &mut self.sessions {
-            if eos.passed && session.phase == Phase::Running {
+            if passed && session.phase == Phase::Running {
                 session.on_eos(now);
             } else {
                 ended.push(session.serial);

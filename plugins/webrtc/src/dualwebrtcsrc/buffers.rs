@@ -23,7 +23,7 @@ pub enum JitterBuffer {
     Fixed,
 }
 
-/// What the application chooses of them.
+/// What the application chooses of them, and of what else only a receiver has.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice {
     pub kind: JitterBuffer,
@@ -32,6 +32,20 @@ pub struct Choice {
     /// In ms.
     pub max_latency: u32,
     pub late_target: f64,
+    /// The sender is told what arrives.
+    pub feedback: bool,
+    /// Audio is taken.
+    pub audio: bool,
+}
+
+impl JitterBuffer {
+    /// As in `stats`.
+    pub fn nick(self) -> &'static str {
+        match self {
+            Self::Adaptive => "adaptive",
+            Self::Fixed => "fixed",
+        }
+    }
 }
 
 impl Default for Choice {
@@ -41,6 +55,8 @@ impl Default for Choice {
             latency: 200,
             max_latency: 1000,
             late_target: 0.005,
+            feedback: true,
+            audio: true,
         }
     }
 }

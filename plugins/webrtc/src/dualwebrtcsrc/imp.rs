@@ -38,6 +38,14 @@
  *   for the slower. See docs/audio.md.
  * - With #dualwebrtcsrc:run-web-server a browser can send: it needs no more than
  *   the address of a page that is served here. See docs/browser.md.
+ * - Each part can be switched off: #dualwebrtcsrc:dual-stream,
+ *   #dualwebrtcsrc:frame-feedback, #dualwebrtcsrc:congestion-feedback,
+ *   #dualwebrtcsrc:fec, #dualwebrtcsrc:do-retransmission,
+ *   #dualwebrtcsrc:jitter-buffer, #dualwebrtcsrc:receive-audio,
+ *   #dualwebrtcsrc:abs-capture-time; what none of both ends has switched off is used.
+ *   Without FEC and retransmissions adaptive jitter buffers wait for what is missing no
+ *   longer than their delay. The field `negotiated` of #dualwebrtcsrc:stats says what
+ *   came of it.
  * - Where the time of a picture goes is in the field `latency` of `stats` and in
  *   an element message each second: docs/latency.md.
  *
@@ -62,13 +70,27 @@
  * | `outages` | uint64 | times of 1 s and more in which no media came, between times in which it did |
  * | `last-outage`, `longest-outage` | uint64 | how long such a time was, in ns |
  * | `fec` | string | what was agreed with the producer: none, ulpfec or flexfec-03 |
+ * | `negotiated` | structure | which parts are in use, while there is a session, see below |
  * | `fec-decoder` | structure | statistics of #rtpflexfecdec, while there is FlexFEC |
  * | `web-server` | string | address of the page, while there is a web server |
  * | `decoder` | structure | statistics of the decoder |
  * | `latency` | structure | where the time of pictures goes: docs/latency.md |
  * | `lip-sync` | structure | `audio-offset`, `video-offset` (int64): by how much each waits for the other, in ns; `difference` (int64): how much later pictures are stamped than sound without that, if known |
- * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session |
+ * | `feedback-0`, `feedback-1` | structure | statistics of #rtcpiframefeedback for each stream of the session, if there is frame feedback |
  * | `jitterbuffer-0`, `jitterbuffer-1` | structure | statistics of the jitter buffer of each stream |
+ *
+ * | field of `negotiated` | type | meaning | off by |
+ * |---|---|---|---|
+ * | `dual-stream` | boolean | both streams may come | `dual-stream`; the producer |
+ * | `frame-feedback` | boolean | the producer is told which frames are complete | `frame-feedback` |
+ * | `congestion-feedback` | string | what the producer is told of the network: transport-cc, remb or none | `congestion-feedback` |
+ * | `fec` | string | as above | `fec` |
+ * | `retransmission` | boolean | lost packets are asked for again (NACK, RTX) | `do-retransmission` |
+ * | `jitter-buffer` | string | adaptive or fixed | `jitter-buffer` |
+ * | `audio` | boolean | audio is taken | `receive-audio`; the producer |
+ * | `abs-capture-time` | boolean | the time of capture comes along | `abs-capture-time` |
+ *
+ * The same is in the log, in one line of level INFO for each session.
  *
  * The signaller comes from gst-plugins-rs and its types bear the same names
  * as those of the rswebrtc plugin: one process can use elements of one of the
@@ -89,6 +111,7 @@ use super::stats::Shared;
 use super::trace::Trace;
 use super::worker::{Command, Setup, Worker};
 use crate::dualwebrtcsink::{add_stats, signaller_clash};
+use crate::fec::Agreed;
 use crate::properties::Settings;
 use crate::requirements;
 use crate::server::SignallingServer;
@@ -320,18 +343,26 @@ impl DualWebRtcSrc {
     fn stats(&self) -> gst::Structure {
         let snapshot = self.shared.snapshot();
         let outages = self.shared.outages();
+        let agreed = snapshot.negotiated.as_ref();
+        let fec = agreed.map_or(Agreed::None, |agreed| agreed.fec);
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let mut stats = gst::Structure::builder("application/x-dualwebrtcsrc-stats")
             .field("session", snapshot.session)
             .field("connection-state", snapshot.connection)
             .field("signalling", snapshot.signalling)
             .field("producer", &snapshot.producer)
-            .field("fec", snapshot.fec.nick())
+            .field("fec", fec.nick())
             .field("sessions", snapshot.sessions)
             .field("outages", outages.count)
             .field("last-outage", nanos(outages.last))
             .field("longest-outage", nanos(outages.longest))
             .build();
+        if let Some(agreed) = agreed {
+            let mut negotiated = agreed.structure();
+            let kind = self.settings.lock().unwrap().buffers.kind;
+            negotiated.set("jitter-buffer", kind.nick());
+            stats.set("negotiated", negotiated);
+        }
         if let Some(decoder) = self.decoder.get() {
             add_stats(&mut stats, "decoder", decoder);
         }
@@ -348,7 +379,9 @@ impl DualWebRtcSrc {
             stats.set("lip-sync", clocks.structure());
         }
         for (index, feedback, buffer) in &snapshot.streams {
-            add_stats(&mut stats, &format!("feedback-{index}"), feedback);
+            if let Some(feedback) = feedback {
+                add_stats(&mut stats, &format!("feedback-{index}"), feedback);
+            }
             if let Some(buffer) = buffer.upgrade() {
                 add_stats(&mut stats, &format!("jitterbuffer-{index}"), &buffer);
             }
@@ -419,6 +452,18 @@ impl ObjectImpl for DualWebRtcSrc {
                     .default_value(default.buffers.max_latency)
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecBoolean::builder("congestion-feedback")
+                    .nick("Congestion Feedback")
+                    .blurb("Tell the producer what arrives, for its congestion control: transport-wide feedback, or REMB (rtpremb) if it knows that only")
+                    .default_value(default.buffers.feedback)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoolean::builder("receive-audio")
+                    .nick("Receive Audio")
+                    .blurb("Take the audio of the producer, if it has any")
+                    .default_value(default.buffers.audio)
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecBoolean::builder("eos-on-end")
                     .nick("EOS On End")
                     .blurb("End the stream when the producer comes to the end of its own; otherwise wait for the next session. A producer that vanishes is always waited for")
@@ -480,6 +525,14 @@ impl ObjectImpl for DualWebRtcSrc {
                 self.settings.lock().unwrap().buffers.max_latency =
                     value.get().expect("type checked upstream");
             }
+            "congestion-feedback" => {
+                self.settings.lock().unwrap().buffers.feedback =
+                    value.get().expect("type checked upstream");
+            }
+            "receive-audio" => {
+                self.settings.lock().unwrap().buffers.audio =
+                    value.get().expect("type checked upstream");
+            }
             "eos-on-end" => {
                 self.settings.lock().unwrap().eos_on_end =
                     value.get().expect("type checked upstream");
@@ -497,6 +550,8 @@ impl ObjectImpl for DualWebRtcSrc {
             "jitter-buffer" => self.settings.lock().unwrap().buffers.kind.to_value(),
             "late-target" => self.settings.lock().unwrap().buffers.late_target.to_value(),
             "max-latency" => self.settings.lock().unwrap().buffers.max_latency.to_value(),
+            "congestion-feedback" => self.settings.lock().unwrap().buffers.feedback.to_value(),
+            "receive-audio" => self.settings.lock().unwrap().buffers.audio.to_value(),
             "eos-on-end" => self.settings.lock().unwrap().eos_on_end.to_value(),
             "stats" => self.stats().to_value(),
             "signalling" => {

@@ -19,16 +19,18 @@ use gst_webrtc::{
 };
 
 use super::DualWebRtcSrc;
-use super::buffers::{Buffers, Choice};
+use super::buffers::{Buffers, Choice, JitterBuffer};
 use super::clocks::Clocks;
 use super::imp::CAT;
 use super::stats::Shared;
 use super::streams::{Streams, discard, watch_arrivals};
 use super::trace::Trace;
 use crate::fec::{self, Agreed};
+use crate::negotiated::Negotiated;
 use crate::peer::{Peer, Post};
 use crate::properties::Settings;
 use crate::requirements::make;
+use crate::switches::Switches;
 use crate::{rtp, sdp, send_time};
 
 /// From the request to a connection.
@@ -119,7 +121,8 @@ pub struct Session {
     pub asks: bool,
     /// In webrtcbin, if FEC is wanted.
     pub fec_decoder: Option<gst::Element>,
-    pub fec: Agreed,
+    /// Empty before the answer is known.
+    pub negotiated: Arc<Mutex<Negotiated>>,
     /// When FEC packets are looked for next, and how many there were.
     fec_look: Option<(Instant, u64)>,
     offered: Offered,
@@ -128,6 +131,8 @@ pub struct Session {
     /// When the sender is next asked for its time.
     ask_clock: Instant,
     created: Instant,
+    choice: Choice,
+    switches: Switches,
     latency: Duration,
     buffers: Buffers,
     disconnected: Option<Instant>,
@@ -157,12 +162,19 @@ impl Session {
         };
         trace.restart();
         let (arrivals, sections) = (watch_arrivals(trace, &offered), offered.clone());
+        let negotiated = Arc::<Mutex<Negotiated>>::default();
+        let agreed = negotiated.clone();
         let made = move |ssrc: u32, buffer: &gst::Element| {
             // webrtcbin gives all buffers of a bundle what the last section has, and
             // the sound of browsers is not asked for again.
             let asks = sdp::asks_again(&sections.lock().unwrap(), ssrc);
             if let Some(asks) = asks {
                 buffer.set_property("do-retransmission", asks);
+            }
+            if choice.kind == JitterBuffer::Adaptive && !agreed.lock().unwrap().repairs() {
+                // What is missing does not come any more. The delay is waited for
+                // all the same, for what was overtaken.
+                buffer.set_property("latency", 0u32);
             }
             arrivals(ssrc, buffer);
         };
@@ -189,13 +201,15 @@ impl Session {
             offer: String::new(),
             asks: false,
             fec_decoder: None,
-            fec: Agreed::None,
+            negotiated,
             fec_look: None,
             offered,
             clocks,
             trace: trace.clone(),
             ask_clock: Instant::now(),
             created: Instant::now(),
+            choice,
+            switches: settings.switches,
             latency: Duration::from_millis(choice.latency.into()),
             buffers,
             disconnected: None,
@@ -251,7 +265,7 @@ impl Session {
 
     /// Each transceiver answers H.264 with the extensions that were offered.
     fn prefer(&self, wish: fec::Wish) {
-        let offered = self.offered.clone();
+        let (offered, choice) = (self.offered.clone(), self.choice);
         self.peer
             .webrtcbin()
             .connect("on-new-transceiver", false, move |values| {
@@ -259,18 +273,25 @@ impl Session {
                 let mline = usize::try_from(transceiver.mlineindex()).ok()?;
                 let media = offered.lock().unwrap().get(mline).cloned()?;
                 if media.video && !media.h264.is_empty() {
-                    transceiver.set_property("do-nack", true);
+                    transceiver.set_property("do-nack", media.nack);
                     if media.ulpfec && wish.takes_ulpfec() {
                         transceiver.set_property("fec-type", WebRTCFECType::UlpRed);
                     }
-                    transceiver
-                        .set_property("codec-preferences", rtp::answer_caps(&media.extensions));
+                    let mut caps = rtp::answer_caps(&media.extensions);
+                    if !media.nack {
+                        caps = rtp::without_feedback(caps, "nack");
+                    }
+                    if !choice.feedback {
+                        caps = rtp::without_feedback(caps, "transport-cc");
+                    }
+                    transceiver.set_property("codec-preferences", caps);
                 } else if media.audio && !media.opus.is_empty() {
                     transceiver.set_property("do-nack", media.nack);
-                    transceiver.set_property(
-                        "codec-preferences",
-                        rtp::audio_answer_caps(&media.extensions, media.nack),
-                    );
+                    let mut caps = rtp::audio_answer_caps(&media.extensions, media.nack);
+                    if !choice.feedback {
+                        caps = rtp::without_feedback(caps, "transport-cc");
+                    }
+                    transceiver.set_property("codec-preferences", caps);
                 }
                 None
             });
@@ -290,6 +311,7 @@ impl Session {
             activity: self.peer.activity().clone(),
             media: self.media.clone(),
             buffers: self.buffers.clone(),
+            negotiated: self.negotiated.clone(),
         };
         self.peer.webrtcbin().connect_pad_added(move |_, pad| {
             if pad.direction() == gst::PadDirection::Src
@@ -311,13 +333,31 @@ impl Session {
             }
         }
         for media in &mut offered {
+            if !self.choice.feedback {
+                media.refuse_feedback();
+            }
             // Else it is of no use, and 4 bytes in each packet.
             if !media.wants_remb() {
                 media.extensions.retain(|(_, uri)| *uri != send_time::URI);
             }
+            self.restrict(media);
         }
         *self.offered.lock().unwrap() = offered;
         self.offer = text;
+    }
+
+    /// What is switched off is not taken.
+    fn restrict(&self, media: &mut sdp::Media) {
+        let without = |media: &mut sdp::Media, unwanted: &str| {
+            media.extensions.retain(|(_, uri)| *uri != unwanted);
+        };
+        media.nack &= self.switches.retransmission;
+        if !self.switches.dual_stream {
+            without(media, rtp::FRAME_URI);
+        }
+        if !self.switches.capture_time {
+            without(media, rtp::CAPTURE_URI);
+        }
     }
 
     /// Offers to receive both streams and audio.
@@ -327,28 +367,74 @@ impl Session {
         }
         let direction = WebRTCRTPTransceiverDirection::Recvonly;
         let video = rtp::request_caps();
-        for caps in [&video, &video, &rtp::audio_request_caps()] {
+        let mut wanted = vec![video.clone()];
+        wanted.extend(self.switches.dual_stream.then_some(video));
+        wanted.extend(self.choice.audio.then(rtp::audio_request_caps));
+        for mut caps in wanted {
+            caps = self.switches.restrict(caps);
+            if !self.choice.feedback {
+                caps = rtp::without_feedback(caps, "transport-cc");
+                caps = rtp::without_extension(caps, rtp::TWCC_URI);
+            }
             let transceiver = self
                 .peer
                 .webrtcbin()
-                .emit_by_name::<WebRTCRTPTransceiver>("add-transceiver", &[&direction, caps]);
-            transceiver.set_property("do-nack", true);
+                .emit_by_name::<WebRTCRTPTransceiver>("add-transceiver", &[&direction, &caps]);
+            transceiver.set_property("do-nack", self.switches.retransmission);
         }
         self.peer.create_offer();
     }
 
     /// What came of our offer.
     pub fn set_answer(&mut self, text: &str) {
-        *self.offered.lock().unwrap() = sdp::media(text);
+        let mut answered = sdp::media(text);
+        for media in &mut answered {
+            self.restrict(media);
+        }
+        *self.offered.lock().unwrap() = answered;
+        self.set_negotiated(text, Agreed::None);
+    }
+
+    fn set_negotiated(&self, answer: &str, fec: Agreed) {
+        let dual = if !self.switches.dual_stream {
+            Err("dual-stream is off")
+        } else if !self.switches.frame_feedback {
+            Err("frame-feedback is off")
+        } else if fec == Agreed::UlpFec {
+            Err("RED takes the header extension away")
+        } else {
+            sdp::dual_accepted(answer).map_err(|_| "the producer does not offer it")
+        };
+        *self.negotiated.lock().unwrap() = Negotiated::of(answer, dual, fec);
+    }
+
+    /// Takes what is switched on of the parts that webrtcbin does not know into the
+    /// answer.
+    pub fn complete(&mut self, mut answer: String) -> String {
+        if self.switches.frame_feedback {
+            answer = sdp::answer_frame_complete(&answer, &self.offer);
+        }
+        let (mut answer, fec) = self.answer_fec(answer);
+        answer = if self.choice.feedback {
+            sdp::answer_remb(&answer, &self.offer)
+        } else {
+            sdp::without_transport_feedback(&answer)
+        };
+        if !self.choice.audio {
+            answer = sdp::without_audio(&answer);
+        }
+        self.set_negotiated(&answer, fec);
+        answer
     }
 
     /// Takes the FEC that is offered into the answer.
-    pub fn answer_fec(&mut self, answer: String) -> String {
+    fn answer_fec(&mut self, answer: String) -> (String, Agreed) {
+        let mut agreed = Agreed::None;
         if fec::has_ulpfec(&answer).contains(&true) {
-            self.fec = Agreed::UlpFec;
+            agreed = Agreed::UlpFec;
         }
         let Some(decoder) = &self.fec_decoder else {
-            return answer;
+            return (answer, agreed);
         };
         let answer = fec::answer_flexfec(&answer, &self.offer);
         if let Some((pt, ..)) = fec::accepted_flexfec(&self.offer, &answer)
@@ -360,10 +446,14 @@ impl Session {
             // The caps of a bundle name no extensions.
             decoder.set_property("header-extensions", sdp::extension_caps(&answer));
             decoder.set_property("pt", u32::from(pt));
-            self.fec = Agreed::FlexFec03;
+            agreed = Agreed::FlexFec03;
             self.fec_look = Some((self.created, 0));
         }
-        answer
+        (answer, agreed)
+    }
+
+    pub fn has_flexfec(&self) -> bool {
+        self.negotiated.lock().unwrap().fec == Agreed::FlexFec03
     }
 
     /// When [`Self::poll_fec`] has something to do.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gst::glib;
 
 use super::clocks::Clocks;
-use crate::fec::Agreed;
+use crate::negotiated::Negotiated;
 
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -17,10 +17,10 @@ pub struct Snapshot {
     pub producer: String,
     pub sessions: u64,
     /// Index, rtcpiframefeedback, jitter buffer.
-    pub streams: Vec<(usize, gst::Element, glib::WeakRef<gst::Element>)>,
+    pub streams: Vec<(usize, Option<gst::Element>, glib::WeakRef<gst::Element>)>,
     /// Of the session.
     pub clocks: Option<Clocks>,
-    pub fec: Agreed,
+    pub negotiated: Option<Negotiated>,
     pub fec_decoder: Option<gst::Element>,
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What comes out of webrtcbin, led to the decoders.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use gst::glib;
@@ -17,6 +17,7 @@ use super::session::{Media, Offered};
 use super::stats::Shared;
 use super::sync::Kind;
 use super::trace::Trace;
+use crate::negotiated::Negotiated;
 use crate::peer::Activity;
 use crate::requirements::make;
 use crate::{rtp, sdp};
@@ -65,6 +66,7 @@ pub struct Streams {
     pub activity: Arc<Activity>,
     pub media: Arc<Media>,
     pub buffers: Buffers,
+    pub negotiated: Arc<Mutex<Negotiated>>,
 }
 
 impl Streams {
@@ -183,13 +185,18 @@ impl Streams {
             .ok_or("the decoder has no free pad for it")?;
         let made =
             |factory: &str, name: String| make(factory, &name).map_err(|err| format!("{err:?}"));
-        let feedback = made("rtcpiframefeedback", format!("feedback-{index}"))?;
-        feedback.set_property("stream", index as u32);
+        let wants_feedback = self.negotiated.lock().unwrap().frame_feedback;
+        let feedback = wants_feedback
+            .then(|| made("rtcpiframefeedback", format!("feedback-{index}")))
+            .transpose()?;
+        if let Some(feedback) = &feedback {
+            feedback.set_property("stream", index as u32);
+        }
         let depay = made("rtph264depay", format!("depay-{index}"))?;
         let broken = |err: glib::BoolError| err.to_string();
-        let chain = [&feedback, &depay];
-        bin.add_many(chain).map_err(broken)?;
-        gst::Element::link_many(chain).map_err(broken)?;
+        let chain: Vec<_> = feedback.iter().chain([&depay]).collect();
+        bin.add_many(&chain).map_err(broken)?;
+        gst::Element::link_many(&chain).map_err(broken)?;
         let out = depay
             .static_pad("src")
             .ok_or("rtph264depay has no pad src")?;
@@ -204,12 +211,12 @@ impl Streams {
         ghost.set_active(true).map_err(broken)?;
         bin.add_pad(&ghost).map_err(broken)?;
         ghost.link(&sink).map_err(|err| err.to_string())?;
-        for element in chain {
+        for element in &chain {
             element.sync_state_with_parent().map_err(broken)?;
         }
-        let entry = feedback
+        let entry = chain[0]
             .static_pad("sink")
-            .ok_or("rtcpiframefeedback has no pad sink")?;
+            .ok_or_else(|| format!("{} has no pad sink", chain[0].name()))?;
         pad.link(&entry).map_err(|err| err.to_string())?;
         let buffer = ssrc.and_then(|ssrc| self.buffers.of(ssrc));
         let weak = glib::WeakRef::new();

@@ -11,15 +11,16 @@ use gst::prelude::*;
 use gst_webrtc::{WebRTCSDPType, WebRTCSessionDescription};
 
 use super::DualWebRtcSrc;
-use super::buffers::Choice;
+use super::buffers::{Choice, JitterBuffer};
 use super::imp::CAT;
 use super::session::{Due, Phase, Session};
 use super::stats::Shared;
 use super::trace::Trace;
+use crate::negotiated::InWords;
 use crate::properties::Settings;
 use crate::reach::Reach;
 use crate::signalling::{self, Change, Link};
-use crate::{fec, peer, sdp};
+use crate::{peer, sdp};
 
 /// From the end of a session to the next request, doubled at each failure.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -537,10 +538,12 @@ impl Worker {
             // Senders ask nothing.
             peer::Event::FirstRtcp | peer::Event::ClockRequest(_) => {}
             peer::Event::Bye(sources) => {
-                if session.on_bye(now, &sources)
-                    && let Some(src) = self.src.upgrade()
-                {
-                    gst::info!(CAT, obj = src, "the producer is at its end");
+                let is_end = session.on_bye(now, &sources);
+                if let Some(src) = self.src.upgrade() {
+                    gst::debug!(CAT, obj = src, "BYE of {sources:?}, the end: {is_end}");
+                    if is_end {
+                        gst::info!(CAT, obj = src, "the producer is at its end");
+                    }
                 }
             }
         }
@@ -551,7 +554,10 @@ impl Worker {
         let Some(session) = &mut self.session else {
             return Ok(());
         };
-        let text = sdp::offer_frame_complete(&peer::text(offer)?);
+        let mut text = peer::text(offer)?;
+        if self.settings.switches.frame_feedback {
+            text = sdp::offer_frame_complete(&text);
+        }
         let offer = peer::parse(WebRTCSDPType::Offer, &text)?;
         session.offer = text;
         session.peer.set_local(&offer);
@@ -570,6 +576,7 @@ impl Worker {
         match peer::text(answer) {
             Ok(text) => {
                 session.set_answer(&text);
+                tell(&src, session, self.buffers.kind);
                 session.peer.set_remote(answer);
             }
             Err(err) => self.end_session(now, &err, true),
@@ -580,9 +587,8 @@ impl Worker {
         let (Some(session), Some(src)) = (&mut self.session, self.src.upgrade()) else {
             return Ok(());
         };
-        let text = sdp::answer_frame_complete(&peer::text(answer)?, &session.offer);
-        let text = sdp::answer_remb(&session.answer_fec(text), &session.offer);
-        gst::info!(CAT, obj = src, "FEC: {}", session.fec.nick());
+        let text = session.complete(peer::text(answer)?);
+        tell(&src, session, self.buffers.kind);
         let answer = peer::parse(WebRTCSDPType::Answer, &text)?;
         session.peer.set_local(&answer);
         self.link.send_description(&session.id, &answer);
@@ -659,9 +665,9 @@ impl Worker {
         self.shared.update(|s| {
             s.signalling = self.link.is_up();
             s.session = session.map_or("none", |session| session.phase.nick());
-            s.fec = session.map_or(fec::Agreed::None, |session| session.fec);
+            s.negotiated = session.map(|session| session.negotiated.lock().unwrap().clone());
             s.fec_decoder = session
-                .filter(|session| session.fec == fec::Agreed::FlexFec03)
+                .filter(|session| session.has_flexfec())
                 .and_then(|session| session.fec_decoder.clone());
             s.connection = session.map_or("none", |session| {
                 glib::EnumValue::from_value(&session.connection.to_value())
@@ -669,4 +675,17 @@ impl Worker {
             });
         });
     }
+}
+
+/// What was negotiated, once for a session.
+fn tell(src: &DualWebRtcSrc, session: &Session, buffers: JitterBuffer) {
+    let adaptive = ("adaptive jitter buffer", buffers == JitterBuffer::Adaptive);
+    let negotiated = session.negotiated.lock().unwrap().clone();
+    gst::info!(
+        CAT,
+        obj = src,
+        "negotiated in session {}: {}",
+        session.id,
+        InWords(&negotiated, &[adaptive])
+    );
 }

@@ -74,7 +74,7 @@ pub struct Args {
     /// Time before it that is not, from the first picture shown
     #[arg(long, value_name = "N", default_value_t = 5.0, value_parser = parse_settle)]
     settle: f64,
-    /// Of our elements: `all`, or those to leave out, with commas: dual, gcc, fec, jitter-buffer
+    /// Of our elements: `all`, or those to leave out, with commas: dual, gcc, fec, rtx, jitter-buffer
     #[arg(long, default_value = "all")]
     features: Off,
     /// Sender and receiver, where they are not named on their own

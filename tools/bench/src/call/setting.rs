@@ -70,6 +70,8 @@ pub enum Feature {
     Gcc,
     /// FlexFEC and ULPFEC
     Fec,
+    /// Lost packets are not sent again
+    Rtx,
     /// rtpkalmanjitterbuffer: rtpjitterbuffer instead
     JitterBuffer,
 }
@@ -81,6 +83,7 @@ impl Feature {
             (Self::Dual, Role::Send) => Some("encoder::mode=single"),
             (Self::Gcc, Role::Send) => Some("congestion-control=none"),
             (Self::Fec, _) => Some("fec=off"),
+            (Self::Rtx, _) => Some("do-retransmission=false"),
             (Self::JitterBuffer, Role::Receive) => Some("jitter-buffer=fixed"),
             (Self::Dual | Self::Gcc, Role::Receive) | (Self::JitterBuffer, Role::Send) => None,
         }

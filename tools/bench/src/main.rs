@@ -77,6 +77,11 @@ enum What {
     /// A process of `session`
     #[command(hide = true)]
     SessionPeer(call::PeerArgs),
+    /// A long session in real time, and whether memory, counters and logs are as they should be
+    Soak(Box<call::soak::Args>),
+    /// A process of `soak`
+    #[command(hide = true)]
+    SoakPeer(call::PeerArgs),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -224,7 +229,7 @@ fn run(cli: &Cli) -> Result<()> {
     gst::init()?;
     // It registers what it needs itself: registered twice, the factories of
     // the elements are mixed up.
-    if !matches!(cli.what, What::SessionPeer(_)) {
+    if !matches!(cli.what, What::SessionPeer(_) | What::SoakPeer(_)) {
         gstdualstream::plugin_register_static()?;
         gstjitterbuffer::plugin_register_static()?;
     }
@@ -249,6 +254,8 @@ fn run(cli: &Cli) -> Result<()> {
         What::CapacityEnd(args) => capacity::end(args),
         What::Session(args) => call::run(args),
         What::SessionPeer(args) => call::peer(args),
+        What::Soak(args) => call::soak::run(args),
+        What::SoakPeer(args) => call::soak::peer(args),
     }
 }
 

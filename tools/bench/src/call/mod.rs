@@ -22,6 +22,7 @@ mod sampler;
 mod send;
 mod setting;
 mod signalling;
+pub mod soak;
 mod wire;
 
 use std::fs::File;

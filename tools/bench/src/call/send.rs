@@ -51,7 +51,7 @@ pub fn run(setting: &Setting, log: &Log, stop: &Receiver<()>) -> Result<()> {
     Ok(())
 }
 
-fn film(
+pub(super) fn film(
     setting: &Setting,
     video: &Video,
     camera: &gst_app::AppSrc,
@@ -78,15 +78,19 @@ fn film(
             let mut luma = picture.map_writable()?;
             Stamp::new(n as u16, now()).write(&mut luma, stride, width, height);
         }
-        if camera.push_buffer(picture).is_err() {
-            pipeline.check()?;
-            bail!("the sender takes no more pictures after {n}");
+        match camera.push_buffer(picture) {
+            // Eos: two wait already, so it is dropped. The stream has no end here.
+            Ok(_) | Err(gst::FlowError::Eos) => {}
+            Err(_) => {
+                pipeline.check()?;
+                bail!("the sender takes no more pictures after {n}");
+            }
         }
         n += 1;
     }
 }
 
-fn build(setting: &Setting) -> Result<Pipeline> {
+pub(super) fn build(setting: &Setting) -> Result<Pipeline> {
     let (uri, extra) = (setting.uri(), &setting.properties);
     let text = match (setting.peer, setting.fixed) {
         (Peer::Ours, None) => {

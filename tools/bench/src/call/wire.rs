@@ -79,7 +79,7 @@ impl Drop for Tap {
     }
 }
 
-fn open() -> std::io::Result<OwnedFd> {
+pub(super) fn open() -> std::io::Result<OwnedFd> {
     let failed = std::io::Error::last_os_error;
     let all = i32::from((libc::ETH_P_ALL as u16).to_be());
     // SAFETY: plain system call; its result is checked.
@@ -130,7 +130,7 @@ fn listen(socket: &OwnedFd, stop: &AtomicBool) -> Vec<Packet> {
 
 /// Length, time, and whether it leaves this machine. `None`: nothing in time,
 /// or it is from loopback.
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Option<(usize, u64, bool)> {
+pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Option<(usize, u64, bool)> {
     // SAFETY: all zeros is a value of these plain structures.
     let (mut from, mut header): (libc::sockaddr_ll, libc::msghdr) =
         unsafe { (std::mem::zeroed(), std::mem::zeroed()) };

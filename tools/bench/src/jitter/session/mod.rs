@@ -484,6 +484,8 @@ impl Session {
                 Said::Key { at } => log.keys.push(at),
                 Said::Received(received) => log.received.push(received),
                 Said::Counts(counts) => log.counts = Some(counts),
+                // Of others.
+                Said::Report { .. } => {}
                 Said::Error { message } => bail!("the {}: {message}", who.name()),
                 Said::End if who == Who::Sender => {
                     linger = Some(Instant::now() + LINGER);

@@ -28,6 +28,10 @@ pub enum Said {
     Received(Received),
     /// The receiver's, over the time that is measured.
     Counts(Counts),
+    /// Of `soak`: how a process is, now and then.
+    Report {
+        value: serde_json::Value,
+    },
     /// The last thing a process says.
     End,
     Error {

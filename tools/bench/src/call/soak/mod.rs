@@ -191,7 +191,6 @@ impl<'a> Soak<'a> {
             fixed: None,
             off: args.features.clone(),
             ask_ms: 0,
-            encoder_threads: None,
             properties,
             seconds: args.minutes * 60.0,
             compare: false,

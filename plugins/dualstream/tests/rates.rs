@@ -114,6 +114,26 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// A still camera, before which a part of the picture is another one every three
+    /// seconds.
+    fn jumps(&self, n: u64) -> Vec<u8> {
+        let (w, h) = SIZE;
+        let mut picture = vec![128u8; w * h * 3 / 2];
+        let mut random = noise(n);
+        let other = 260 + 190 * (n / 90 % 8) as usize;
+        for y in 0..h {
+            for x in 0..w {
+                let inside = (200..440).contains(&x) && (60..300).contains(&y);
+                let tx = if inside { x + other } else { x };
+                let v = self.texture[(y + 70) * self.width + tx % self.width];
+                picture[y * w + x] = v.wrapping_add((random() & 3) as u8);
+            }
+        }
+        picture
+    }
+}
+
 /// Pictures of a real clip, forth and back.
 struct Clip(Vec<Vec<u8>>);
 
@@ -304,16 +324,19 @@ fn report(name: &str, outcome: &Outcome) {
 }
 
 /// Real video, where it is.
+#[allow(clippy::print_stderr)] // So that a run without it shows.
 fn clips() -> Vec<(String, Clip)> {
-    let folder = std::env::var("MEDIA").unwrap_or_else(|_| "/work/shared/media".into());
+    let folder = std::env::var("MEDIA")
+        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/media").into());
     gst::init().expect("GStreamer");
     ["street", "big-buck-bunny"]
         .into_iter()
         .filter_map(|name| {
-            Some((
-                name.to_owned(),
-                Clip::open(&format!("{folder}/{name}.mp4"))?,
-            ))
+            let clip = Clip::open(&format!("{folder}/{name}.mp4"));
+            if clip.is_none() {
+                eprintln!("skipped: {folder}/{name}.mp4 cannot be read");
+            }
+            Some((name.to_owned(), clip?))
         })
         .collect()
 }
@@ -353,16 +376,16 @@ fn x264enc_follows_the_rate_without_a_key_frame() {
 }
 
 /// All meet the limit of the rate, or cannot use it since they are coded as finely
-/// as openh264 can. The scene that is always here meets the limit of single frames,
-/// too; on real clips a frame where something new is seen is larger, because its
-/// size is known only when it is coded (docs/encoders.md).
+/// as openh264 can. Single frames are at most 1.5 times the share in the scene that is
+/// always here and in the street; in the film openh264 ends some pictures in rows that
+/// it codes finer than was asked for (docs/encoders.md).
 #[test]
 fn openh264enc_follows_the_rate_without_a_key_frame() {
     for (name, outcome) in each_source("openh264enc") {
         assert_eq!(outcome.key_frames, 1, "{name}: {outcome}");
         let mean = outcome.rates.iter().sum::<f64>() / outcome.rates.len() as f64;
         assert!((0.90..1.03).contains(&mean), "{name}: {outcome}");
-        let largest = if name == "scene" { 1.5 } else { 2.2 };
+        let largest = if name == "big-buck-bunny" { 1.8 } else { 1.5 };
         assert!(outcome.highest_rate() <= 1.10, "{name}: {outcome}");
         assert!(outcome.worst_rate_in_use() <= 0.10, "{name}: {outcome}");
         assert!(outcome.largest() <= largest, "{name}: {outcome}");
@@ -371,4 +394,14 @@ fn openh264enc_follows_the_rate_without_a_key_frame() {
             assert!(outcome.worst_rate() <= 0.10, "{name}: {outcome}");
         }
     }
+}
+
+/// What is new comes in steps; without them the largest frame here has 7.95 shares.
+#[test]
+fn openh264enc_has_no_large_frame_where_much_is_new() {
+    let scene = Scene::new();
+    let outcome = sweep("encoder=openh264enc", |n| scene.jumps(n));
+    report("openh264enc jumps", &outcome);
+    assert_eq!(outcome.key_frames, 1, "{outcome}");
+    assert!(outcome.largest() <= 4.5, "{outcome}");
 }

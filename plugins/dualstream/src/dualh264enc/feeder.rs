@@ -69,8 +69,8 @@ pub mod imp {
                     *self.failure() = None;
                     self.introduce();
                 }
-                router.before_encoding(stream, &buffer);
-                let result = self.src.push(buffer.clone());
+                let given = router.before_encoding(stream, &buffer);
+                let result = self.src.push(given);
                 match result {
                     Err(error) if router.is_of_encoder(stream, error) => {
                         let reason = self.failure().take();

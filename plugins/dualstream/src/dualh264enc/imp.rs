@@ -43,7 +43,9 @@
  * seldom, and by the standby with its next key frame. The display encoder's buffer is always one frame
  * time. An encoder that uses less than it is given is asked for up to 6 % more
  * (20 % without a second stream), one that uses more is asked for less. The upstream event `application/x-network-estimate` sets it too,
- * within `min-bitrate` and `max-bitrate`.
+ * within `min-bitrate` and `max-bitrate`. openh264enc, which has no buffer, gets a
+ * picture of which much more is new than usual mixed with the one before, so that it
+ * comes in two or three steps (one stream only; docs/encoders.md).
  *
  * ## Example
  *

@@ -6,6 +6,7 @@ mod collector;
 mod feeder;
 mod imp;
 mod lanes;
+mod look;
 mod router;
 
 /// Whether a second stream is used.

@@ -12,12 +12,14 @@
 //! the events from outside, back to the router. They are two elements because
 //! a bin's graph must have no loop.
 
+use super::look::Look;
 use crate::encoders::Format;
 use crate::meta;
 use dualstream_common::{Bitrate, DataSize, Timestamp};
 use dualstream_core::quantiser::QuantiserReader;
 use dualstream_core::sender::{
-    Coding, Config, Due, EncoderRate, Feedback, GroupAccount, RateChange, RateGate, Sender, Wanted,
+    Coding, Config, Due, EncoderRate, Feedback, GroupAccount, RateChange, RateGate, Seen, Sender,
+    Wanted,
 };
 use dualstream_core::wire::{FrameTag, Stream};
 use gst::glib;
@@ -166,7 +168,13 @@ impl Default for State {
 
 impl State {
     /// What to tell the encoder of `stream`, of which `asked` is wanted.
-    fn told(&mut self, stream: Stream, asked: EncoderRate, key: bool) -> EncoderRate {
+    fn told(
+        &mut self,
+        stream: Stream,
+        asked: EncoderRate,
+        key: bool,
+        seen: Option<Seen>,
+    ) -> EncoderRate {
         let Some(account) = &mut self.accounts[stream.index()] else {
             return asked;
         };
@@ -175,6 +183,7 @@ impl State {
             target: self.core.config().target,
             key,
             alone: self.core.single().is_some(),
+            seen,
         });
         EncoderRate { bitrate, ..asked }
     }
@@ -213,6 +222,8 @@ pub mod imp {
         state: Mutex<State>,
         /// Each used by its encoder's thread only; never locked with `state`.
         quantisers: [Mutex<QuantiserReader>; 2],
+        /// The same.
+        looks: [Mutex<Look>; 2],
         /// Notified when a frame has left.
         left: Condvar,
     }
@@ -245,6 +256,10 @@ pub mod imp {
             };
             if let Err(err) = state.core.set_config(config) {
                 gst::error!(CAT, imp = self, "{err}");
+            }
+            drop(state);
+            for i in 0..self.looks.len() {
+                *self.look(i) = Look::default();
             }
         }
 
@@ -427,19 +442,33 @@ pub mod imp {
             }
         }
 
-        /// In the encoder's own thread, right before the picture goes in.
-        pub fn before_encoding(&self, stream: Stream, buffer: &gst::BufferRef) {
+        /// In the encoder's own thread, right before the picture goes in. Another
+        /// picture is given if this one would be too large.
+        pub fn before_encoding(&self, stream: Stream, buffer: &gst::Buffer) -> gst::Buffer {
             let (Some(tag), Ok(owner)) = (meta::of(buffer), self.owner()) else {
-                return;
+                return buffer.clone();
             };
             let i = stream.index();
+            let caps = {
+                let state = self.state();
+                let looks = state.accounts[i].is_some() && state.core.single().is_some();
+                state.caps.clone().filter(|_| looks)
+            };
+            let seen = match &caps {
+                Some(caps) => self.look(i).at(buffer, caps),
+                None => {
+                    // What it knows would be old when it is asked again.
+                    *self.look(i) = Look::default();
+                    None
+                }
+            };
             let rate = {
                 let mut state = self.state();
                 let rate = state.pending[i]
                     .iter()
                     .find(|p| p.coding.tag == tag)
                     .map(|p| p.coding.rate)
-                    .map(|rate| state.told(stream, rate, tag.key));
+                    .map(|rate| state.told(stream, rate, tag.key, seen));
                 // The pictures' time alone: the clock may run apart from it.
                 let now = state.last_picture.map_or(Timestamp::ZERO, |(time, _)| time);
                 let wanted = rate.map(|rate| Wanted {
@@ -457,6 +486,18 @@ pub mod imp {
             if tag.key && !owner.force_key(stream) {
                 gst::warning!(CAT, imp = self, "the encoder refused to make a key frame");
             }
+            let Some(caps) = caps else {
+                return buffer.clone();
+            };
+            let part = self.state().accounts[i].map_or(0.0, |account| account.fading());
+            if part > 0.0 {
+                gst::debug!(CAT, imp = self, "stream {i}: fading in, {part:.2} left");
+            }
+            self.look(i).give(buffer, &caps, part)
+        }
+
+        fn look(&self, i: usize) -> MutexGuard<'_, Look> {
+            self.looks[i].lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         /// A new encoder was put in place, set to `rate` if it is known.
@@ -902,6 +943,7 @@ pub mod imp {
                 owner: OnceLock::new(),
                 state: Mutex::default(),
                 quantisers: Default::default(),
+                looks: Default::default(),
                 left: Condvar::new(),
             }
         }

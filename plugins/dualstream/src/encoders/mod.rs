@@ -339,10 +339,21 @@ impl Family {
             rate.bitrate
         };
         let (name, unit) = self.bitrate;
-        self.set_number(element, name, unit.of(bitrate));
+        let value = unit.of(bitrate);
+        let value = value.min(self.most(element).unwrap_or(u32::MAX));
+        self.set_number(element, name, value);
         if self.buffer.is_some_and(|buffer| buffer.rescaled) {
             self.set_buffer(element, rate);
         }
+    }
+
+    /// The most that it takes; openh264enc would refuse more and keep the rate that
+    /// it has.
+    fn most(&self, element: &gst::Element) -> Option<u32> {
+        let (name, _) = self.ceiling.filter(|_| self.groups)?;
+        element.find_property(name)?;
+        let most = element.property_value(name).get::<u32>().ok()?;
+        Some(most).filter(|most| *most > 0)
     }
 
     fn set_buffer(&self, element: &gst::Element, rate: EncoderRate) {

@@ -11,7 +11,9 @@ pub const FAMILY: Family = Family {
     // Unless the ceiling is set before, a rate that rises makes a key frame.
     ceiling: Some(("max-bitrate", RateUnit::Bit)),
     low_latency: &[
-        ("rate-control", Value::Text("bitrate")),
+        // As "bitrate", but all rows of a picture get the same share, and a group
+        // that has nothing left is no reason for another quantiser.
+        ("rate-control", Value::Text("quality")),
         ("usage-type", Value::Text("camera")),
         ("complexity", Value::Text("low")),
         ("gop-size", Value::Number(i32::MAX as i64)),

@@ -15,12 +15,14 @@
 
 mod config;
 mod content;
+mod foresight;
 mod group;
 mod phase;
 mod rate_change;
 mod rates;
 
 pub use config::{Config, ConfigError, Warm};
+pub use foresight::{Foresight, Plane, Seen, fade};
 pub use group::{Due, GroupAccount};
 pub use phase::{Action, Phase, Signal};
 pub use rate_change::{RateChange, RateGate, Wanted};

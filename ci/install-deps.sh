@@ -6,7 +6,7 @@
 #
 #   ci/install-deps.sh         to build and test
 #   ci/install-deps.sh demo    also the link emulator of ./demo
-#   ci/install-deps.sh check   also Chromium, Janus and aiortc, peers in tests of ./check
+#   ci/install-deps.sh check   also Chromium, Janus, aiortc and coturn for tests of ./check
 set -eu
 
 RUST_MINIMUM=1.95
@@ -157,6 +157,11 @@ if [ "${1-}" = check ]; then
             say "aiortc could not be installed: tests with it are skipped"
         fi
     fi
+fi
+
+# The same for coturn, a STUN and TURN server.
+if [ "${1-}" = check ] && ! command -v turnserver >/dev/null; then
+    install_more coturn || say "coturn could not be installed: tests with it are skipped"
 fi
 
 # The same for Janus, an SFU.

@@ -390,6 +390,7 @@ impl DualWebRtcSink {
         let (Some(parts), Some(signaller)) = (self.parts.get(), common.signaller.clone()) else {
             return Err(gst::error_msg!(gst::CoreError::Failed, ["not ready"]));
         };
+        common.check()?;
         let server = common.start_server()?;
         let web = common.start_web_server(PageRole::Receive)?;
         let (sender, commands) = mpsc::channel();

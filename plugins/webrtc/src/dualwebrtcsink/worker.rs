@@ -156,6 +156,11 @@ impl Worker {
     fn handle(&mut self, now: Instant, command: Command) {
         match command {
             Command::Signalling(event) => self.on_signalling(now, event),
+            Command::Peer(_, peer::Event::IceServers(problems)) => {
+                if let Some(sink) = self.sink.upgrade() {
+                    problems.iter().for_each(|problem| problem.warn(&sink));
+                }
+            }
             Command::Peer(serial, event) => self.on_peer(now, serial, event),
             Command::Failed(serial, text) => self.end_session(serial, &text, true),
             Command::EncoderFailed(serial, text) => {
@@ -585,8 +590,8 @@ impl Worker {
             }
             // Before that, sending might wait for the connection.
             peer::Event::ClockRequest(_) => {}
-            // The receiver has no sources of its own.
-            peer::Event::Bye(_) => {}
+            // The receiver has no sources of its own; servers are no session's.
+            peer::Event::Bye(_) | peer::Event::IceServers(_) => {}
         }
     }
 
@@ -818,6 +823,7 @@ impl Worker {
         session.peer.wait_for_answers();
         session.bin.set_locked_state(true);
         let _ = session.bin.set_state(gst::State::Null);
+        session.peer.release_relays();
         if let Some(at) = branch {
             if was_last == Some(true) {
                 self.branches[at].stop(&sink, &session);

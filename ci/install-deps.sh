@@ -12,6 +12,7 @@ set -eu
 RUST_MINIMUM=1.95
 NEXTEST_VERSION=0.9.143
 RATTAN_VERSION=0.1.1
+DENY_VERSION=0.20.2
 
 PACKAGES="
 build-essential
@@ -121,6 +122,11 @@ cargo_install() {
 }
 
 cargo nextest --version >/dev/null 2>&1 || cargo_install cargo-nextest "$NEXTEST_VERSION"
+
+# Licences; that step is skipped where it cannot be had.
+if [ "${1-}" = check ] && ! cargo deny --version >/dev/null 2>&1; then
+    cargo_install cargo-deny "$DENY_VERSION" || say "cargo-deny could not be installed: licences are not checked"
+fi
 
 # The tests with it say so and pass where it is missing, so it is no error if it
 # cannot be had: Ubuntu's package is only a pointer to a snap.

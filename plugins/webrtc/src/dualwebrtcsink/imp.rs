@@ -166,6 +166,7 @@ use super::control::CongestionControl;
 use super::gate::{EosHandler, GateElement, Mode};
 use super::kit::Kit;
 use super::rates::Rates;
+use super::slow::Search;
 use super::stats::{Receiver, Shared, add_stats};
 use super::timeline::Timeline;
 use super::worker::{Command, EncoderSharing, Worker};
@@ -429,7 +430,7 @@ impl DualWebRtcSink {
             warned: false,
             slow: VecDeque::new(),
             slow_look: None,
-            slow_since: None,
+            slow_search: Search::default(),
             reach: Reach::default(),
         };
         let thread = std::thread::Builder::new()

@@ -6,12 +6,14 @@
 #
 #   ci/install-deps.sh         to build and test
 #   ci/install-deps.sh demo    also the link emulator of ./demo
-#   ci/install-deps.sh check   also Chromium, Janus and aiortc, peers in tests of ./check
+#   ci/install-deps.sh check   also Chromium, Janus, aiortc and coturn for tests of ./check
+#   ci/install-deps.sh deny    also cargo-deny, for licences (some minutes to build)
 set -eu
 
 RUST_MINIMUM=1.95
 NEXTEST_VERSION=0.9.143
 RATTAN_VERSION=0.1.1
+DENY_VERSION=0.20.2
 
 PACKAGES="
 build-essential
@@ -122,6 +124,12 @@ cargo_install() {
 
 cargo nextest --version >/dev/null 2>&1 || cargo_install cargo-nextest "$NEXTEST_VERSION"
 
+# Licences. To build it takes some minutes, so it is not part of `check`, whose
+# step is skipped where it is missing.
+if [ "${1-}" = deny ] && ! cargo deny --version >/dev/null 2>&1; then
+    cargo_install cargo-deny "$DENY_VERSION"
+fi
+
 # The tests with it say so and pass where it is missing, so it is no error if it
 # cannot be had: Ubuntu's package is only a pointer to a snap.
 if [ "${1-}" = check ] && ! command -v chromium >/dev/null; then
@@ -157,6 +165,11 @@ if [ "${1-}" = check ]; then
             say "aiortc could not be installed: tests with it are skipped"
         fi
     fi
+fi
+
+# The same for coturn, a STUN and TURN server.
+if [ "${1-}" = check ] && ! command -v turnserver >/dev/null; then
+    install_more coturn || say "coturn could not be installed: tests with it are skipped"
 fi
 
 # The same for Janus, an SFU.

@@ -15,6 +15,7 @@ mod clock_exchange;
 mod dualwebrtcsink;
 mod dualwebrtcsrc;
 mod fec;
+mod ice_servers;
 mod latency;
 mod negotiated;
 mod parameter_sets;

@@ -12,6 +12,7 @@ use gst_webrtc::{WebRTCPeerConnectionState, WebRTCSDPType, WebRTCSessionDescript
 
 use crate::capture_time::NtpTime;
 use crate::clock_exchange::{self, Request};
+use crate::ice_servers::{self, Problem, TURN_FORM, Watch};
 use crate::properties::Settings;
 use crate::repair::Repair;
 use crate::{certificate, requirements, rtp};
@@ -36,6 +37,8 @@ pub enum Event {
     /// The peer ended these sources: because it ends, or because they are
     /// idle.
     Bye(Vec<u32>),
+    /// Servers for STUN and TURN are of no use.
+    IceServers(Vec<Problem>),
 }
 
 pub type Post = Arc<dyn Fn(Event) + Send + Sync>;
@@ -96,6 +99,9 @@ impl Pending {
 /// webrtcbin answers within milliseconds, if it does at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// TURN servers answer within a round trip.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(300);
+
 pub struct Peer {
     role: Role,
     webrtcbin: gst::Element,
@@ -107,6 +113,7 @@ pub struct Peer {
     repair: Repair,
     post: Post,
     pending: Pending,
+    watch: Watch,
 }
 
 impl Peer {
@@ -114,6 +121,7 @@ impl Peer {
         let webrtcbin = requirements::make("webrtcbin", "webrtcbin")?;
         webrtcbin.set_property_from_str("bundle-policy", "max-bundle");
         set_up_agent(&webrtcbin, settings.ice_tcp);
+        webrtcbin.set_property("ice-transport-policy", settings.ice_transport_policy);
         let fingerprint = certificate::install(&webrtcbin);
         if let Some(stun) = &settings.stun_server {
             webrtcbin.set_property("stun-server", stun);
@@ -122,11 +130,16 @@ impl Peer {
             if !webrtcbin.emit_by_name::<bool>("add-turn-server", &[turn]) {
                 return Err(gst::error_msg!(
                     gst::ResourceError::Settings,
-                    ("Not a TURN server URI: {turn}"),
-                    ["turn(s)://username:password@host:port"]
+                    ("Not a TURN server URI"),
+                    ["{TURN_FORM}"]
                 ));
             }
         }
+        let (servers, told) = (settings.ice_servers()?, settings.told.clone());
+        let tell = post.clone();
+        let watch = Watch::new(&webrtcbin, servers, told, move |problems| {
+            tell(Event::IceServers(problems));
+        });
         let peer = Self {
             role,
             webrtcbin,
@@ -136,6 +149,7 @@ impl Peer {
             repair: Repair::default(),
             post,
             pending: Pending::default(),
+            watch,
         };
         peer.connect_signals();
         Ok(peer)
@@ -261,6 +275,15 @@ impl Peer {
         self.pending.wait(ANSWER_TIMEOUT);
     }
 
+    /// After webrtcbin is stopped: gives back what TURN servers have allocated.
+    pub fn release_relays(&self) {
+        if self.watch.has_relays()
+            && let Some(agent) = agent(&self.webrtcbin)
+        {
+            ice_servers::release(&agent, RELEASE_TIMEOUT);
+        }
+    }
+
     pub fn create_offer(&self) {
         self.create("create-offer", "offer");
     }
@@ -368,20 +391,24 @@ impl Peer {
     }
 }
 
-/// libnice would ask routers to open ports, which nobody asked for, and takes
-/// its time. And it would take the first pair of addresses that answers: on a network
-/// that loses packets that is TCP now and then, behind which a lost packet holds up
-/// all others.
-fn set_up_agent(webrtcbin: &gst::Element, tcp: bool) {
+/// libnice's, if it is that.
+fn agent(webrtcbin: &gst::Element) -> Option<glib::Object> {
     let child = |object: &glib::Object, name: &str| {
         object
             .has_property(name)
             .then(|| object.property::<Option<glib::Object>>(name))
             .flatten()
     };
-    if let Some(agent) =
-        child(webrtcbin.upcast_ref(), "ice-agent").and_then(|ice| child(&ice, "agent"))
-    {
+    let agent = child(webrtcbin.upcast_ref(), "ice-agent").and_then(|ice| child(&ice, "agent"));
+    agent.filter(|agent| agent.type_().name() == "NiceAgent")
+}
+
+/// libnice would ask routers to open ports, which nobody asked for, and takes
+/// its time. And it would take the first pair of addresses that answers: on a network
+/// that loses packets that is TCP now and then, behind which a lost packet holds up
+/// all others.
+fn set_up_agent(webrtcbin: &gst::Element, tcp: bool) {
+    if let Some(agent) = agent(webrtcbin) {
         for (property, value) in [("upnp", false), ("ice-tcp", tcp)] {
             if agent.has_property(property) {
                 agent.set_property(property, value);

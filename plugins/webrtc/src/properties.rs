@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
+use gst_webrtc::WebRTCICETransportPolicy;
 use gstrswebrtc::signaller::Signallable;
 
 use crate::fec::Wish;
+use crate::ice_servers::{self, Server, Told};
 use crate::server::{self, SignallingServer};
 use crate::switches::Switches;
 use crate::web::{PageRole, WebServer};
@@ -28,6 +30,9 @@ pub struct Settings {
     pub fec: Wish,
     pub switches: Switches,
     pub ice_tcp: bool,
+    pub ice_transport_policy: WebRTCICETransportPolicy,
+    /// What the user was told of the servers.
+    pub told: Told,
 }
 
 impl Default for Settings {
@@ -46,6 +51,8 @@ impl Default for Settings {
             fec: Wish::default(),
             switches: Switches::default(),
             ice_tcp: false,
+            ice_transport_policy: WebRTCICETransportPolicy::All,
+            told: Told::default(),
         }
     }
 }
@@ -72,6 +79,17 @@ impl Settings {
             self.signaller = Some(made);
         }
         Ok(())
+    }
+
+    /// STUN and TURN servers, or which URI is none.
+    pub fn ice_servers(&self) -> Result<Vec<Server>, gst::ErrorMessage> {
+        ice_servers::parse(self.stun_server.as_deref(), &self.turn_servers)
+    }
+
+    /// What can be seen to be wrong before there is a session.
+    pub fn check(&self) -> Result<(), gst::ErrorMessage> {
+        self.told.clear();
+        self.ice_servers().map(drop)
     }
 
     /// The embedded server, if it is wanted; the signaller is pointed to it.
@@ -141,7 +159,7 @@ impl Settings {
                 .build(),
             gst::ParamSpecArray::builder("turn-servers")
                 .nick("TURN Servers")
-                .blurb("TURN servers, each as turn(s)://username:password@host:port")
+                .blurb("TURN servers, as <\"turn://username:password@host:port\">, over UDP and TCP, or with ?transport=udp or tcp over that only; each sign in name and password that is no letter or digit as %XX")
                 .element_spec(
                     &glib::ParamSpecString::builder("turn-server")
                         .nick("TURN Server")
@@ -200,6 +218,11 @@ impl Settings {
                 .default_value(default.ice_tcp)
                 .mutable_ready()
                 .build(),
+            glib::ParamSpecEnum::builder_with_default("ice-transport-policy", default.ice_transport_policy)
+                .nick("ICE Transport Policy")
+                .blurb("Which candidates are used: all, or relay for those by a TURN server only")
+                .mutable_ready()
+                .build(),
             glib::ParamSpecEnum::builder_with_default("fec", default.fec)
                 .nick("FEC")
                 .blurb("Forward error correction that is offered or answered, beside retransmissions; the field fec of stats says what the peer made of it")
@@ -254,6 +277,9 @@ impl Settings {
             }
             "fec" => self.fec = value.get().expect("type checked upstream"),
             "ice-tcp" => self.ice_tcp = value.get().expect("type checked upstream"),
+            "ice-transport-policy" => {
+                self.ice_transport_policy = value.get().expect("type checked upstream");
+            }
             _ => return self.switches.set(name, value),
         }
         true
@@ -277,6 +303,7 @@ impl Settings {
             "connect-timeout" => self.connect_timeout.to_value(),
             "fec" => self.fec.to_value(),
             "ice-tcp" => self.ice_tcp.to_value(),
+            "ice-transport-policy" => self.ice_transport_policy.to_value(),
             _ => return self.switches.get(name),
         })
     }

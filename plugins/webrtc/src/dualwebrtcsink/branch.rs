@@ -21,7 +21,7 @@ use super::DualWebRtcSink;
 use super::kit::Follow;
 use super::rates::Rates;
 use super::session::Session;
-use super::share::{self, Quorum};
+use super::share::{self, Quorum, Watch};
 use crate::requirements::make;
 
 /// Pictures before an encoder that is not the first; more are dropped, oldest
@@ -37,6 +37,8 @@ struct Member {
     id: u64,
     /// Of the tees, while it gets something.
     taps: Vec<(gst::Element, gst::Pad)>,
+    /// By which it is under the rules of the others.
+    watches: Vec<Watch>,
     is_linked: bool,
 }
 
@@ -145,6 +147,7 @@ impl Branch {
         self.members.push(Member {
             id,
             taps: Vec::new(),
+            watches: Vec::new(),
             is_linked: false,
         });
     }
@@ -200,7 +203,10 @@ impl Branch {
             .map(|index| pad(session.bin.upcast_ref(), &format!("sink_{index}")))
             .collect::<Result<_, _>>()?;
         self.quorum.lock().unwrap().enter(session.serial);
-        share::watch(&self.quorum, session.serial, &entries);
+        let watches = share::watch(&self.quorum, session.serial, &entries);
+        if let Some(member) = self.members.iter_mut().find(|m| m.id == session.serial) {
+            member.watches = watches;
+        }
         for (output, entry) in self.outputs.iter().zip(&entries) {
             let tap = output
                 .request_pad_simple("src_%u")
@@ -233,7 +239,8 @@ impl Branch {
         Ok(())
     }
 
-    fn start(&mut self, sink: &DualWebRtcSink, tee: &gst::Element) -> Result<(), glib::BoolError> {
+    /// The encoder runs, without pictures.
+    pub fn warm_up(&self, sink: &DualWebRtcSink) -> Result<(), glib::BoolError> {
         for element in [Some(&self.encoder), self.queue.as_ref()]
             .into_iter()
             .flatten()
@@ -245,6 +252,11 @@ impl Branch {
             element.set_locked_state(false);
             element.sync_state_with_parent()?;
         }
+        Ok(())
+    }
+
+    fn start(&mut self, sink: &DualWebRtcSink, tee: &gst::Element) -> Result<(), glib::BoolError> {
+        self.warm_up(sink)?;
         let entry = self.queue.as_ref().unwrap_or(&self.encoder);
         let tap = tee
             .request_pad_simple("src_%u")
@@ -266,6 +278,7 @@ impl Branch {
         for (output, tap) in &member.taps {
             output.release_request_pad(tap);
         }
+        member.watches.into_iter().for_each(Watch::remove);
         let is_last = member.is_linked && !self.members.iter().any(|member| member.is_linked);
         if is_last && let Some(tap) = self.tap.take() {
             tee.release_request_pad(&tap);

@@ -186,6 +186,7 @@ use super::control::CongestionControl;
 use super::gate::{EosHandler, GateElement, Mode};
 use super::kit::Kit;
 use super::rates::Rates;
+use super::slow::Search;
 use super::stats::{Receiver, Shared, add_stats};
 use super::timeline::Timeline;
 use super::worker::{Command, EncoderSharing, Worker};
@@ -413,6 +414,7 @@ impl DualWebRtcSink {
         let (Some(parts), Some(signaller)) = (self.parts.get(), common.signaller.clone()) else {
             return Err(gst::error_msg!(gst::CoreError::Failed, ["not ready"]));
         };
+        common.check()?;
         let server = common.start_server()?;
         let web = common.start_web_server(PageRole::Receive)?;
         let (sender, commands) = mpsc::channel();
@@ -453,7 +455,7 @@ impl DualWebRtcSink {
             warned: false,
             slow: VecDeque::new(),
             slow_look: None,
-            slow_since: None,
+            slow_search: Search::default(),
             reach: Reach::default(),
         };
         let thread = std::thread::Builder::new()

@@ -17,6 +17,7 @@ mod page;
 mod rates;
 mod session;
 mod share;
+mod slow;
 mod stats;
 mod timeline;
 mod trace;

@@ -180,6 +180,32 @@ impl Rates {
         }
     }
 
+    /// Another encoder serves it from here on, at what its network bears; the one
+    /// that did is as those want it who stay.
+    pub fn change_encoder(&self, id: u64, encoder: &gst::Element) {
+        let (former, wanted) = {
+            let mut state = self.0.lock().unwrap();
+            let ceiling = state.ceiling;
+            let Some(client) = state.client(id) else {
+                return;
+            };
+            let former = client.encoder.upgrade();
+            client.encoder = encoder.downgrade();
+            client.is_new = false;
+            let wanted = |state: &State, encoder: &gst::Element| {
+                let lowest = state.lowest(encoder);
+                lowest.map_or(ceiling, |bps| within(encoder, bps).min(ceiling))
+            };
+            let own = wanted(&state, encoder);
+            let rest = former.as_ref().map(|former| wanted(&state, former));
+            (former.zip(rest), own)
+        };
+        self.configure(encoder, wanted);
+        if let Some((former, wanted)) = former {
+            self.configure(&former, wanted);
+        }
+    }
+
     /// It is no newcomer any more.
     pub fn settle(&self, id: u64) {
         if let Some(client) = self.0.lock().unwrap().client(id) {

@@ -4,7 +4,8 @@
 //!
 //! A background frame is complete once all have it, so that the encoder goes over
 //! to a reference that everybody has. Who does not answer is waited for a little
-//! while, and not at all after two such times until it answers again. A newcomer
+//! while, and not at all after two such times until it answers again. A stream of
+//! which one who has the other has had no key frame is complete for none. A newcomer
 //! gets nothing of a stream before a key frame of it, and its requests for a key
 //! frame, which to an RTP session are reports of a loss, become the
 //! application's: they are served in the background.
@@ -23,6 +24,9 @@ const MOST_MISSED: u32 = 2;
 const MOST_OPEN: usize = 8;
 /// Between two requests for a key frame by one receiver.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two by us for a newcomer that gets nothing: the first one is lost on an
+/// encoder with a refresh under way, whose key frame has passed already.
+const NEWCOMER_INTERVAL: Duration = Duration::from_millis(300);
 /// Streams of an encoder.
 const STREAMS: usize = 2;
 
@@ -34,6 +38,8 @@ struct Member {
     id: u64,
     missed: u32,
     requested: Option<Instant>,
+    /// When a key frame was asked for on its behalf.
+    asked: Option<Instant>,
     /// Of each stream: there was a key frame.
     started: [bool; STREAMS],
     /// Its first key frame came in the background: a key frame of the other
@@ -80,6 +86,7 @@ impl Quorum {
             id,
             missed: 0,
             requested: None,
+            asked: None,
             started: [false; STREAMS],
             is_late: false,
         });
@@ -130,6 +137,12 @@ impl Quorum {
                 .ok()
                 .and_then(|stream| member.started.get(stream))
                 .is_some_and(|started| *started);
+            // The encoder would go over to a stream that this one cannot decode:
+            // not before a key frame of it.
+            if !has_begun && !member.is_newcomer() {
+                complete = false;
+                continue;
+            }
             let is_waited_for = has_begun && member.missed < MOST_MISSED;
             if open.have.contains(&member.id) || !is_waited_for {
                 continue;
@@ -167,7 +180,7 @@ impl Quorum {
     }
 
     /// What becomes of a frame on its way to a receiver.
-    fn on_frame(&mut self, id: u64, stream: usize, kind: Kind) -> Passage {
+    fn on_frame(&mut self, now: Instant, id: u64, stream: usize, kind: Kind) -> Passage {
         let Some(member) = self.member(id) else {
             return Passage::Passes;
         };
@@ -180,7 +193,23 @@ impl Quorum {
         }
         *started |= kind.is_key;
         if !*started {
-            return Passage::Dropped;
+            let is_time = member
+                .asked
+                .is_none_or(|at| now.saturating_duration_since(at) >= NEWCOMER_INTERVAL);
+            // The encoder may have gone over to a stream that it has not got yet.
+            let lacks = is_newcomer || !kind.is_background;
+            if lacks && is_time {
+                let is_first = member.asked.replace(now).is_none();
+                // When it came it was asked for.
+                if !is_first {
+                    return Passage::DroppedAndAsks;
+                }
+            }
+            return if !is_newcomer && kind.is_background {
+                Passage::Missed
+            } else {
+                Passage::Dropped
+            };
         }
         // It came in by the standby stream, which is the display stream now. The
         // other one is of no use to it before a key frame.
@@ -213,29 +242,77 @@ enum Passage {
     /// And a key frame of the other stream is asked for.
     PassesAndAsks,
     Dropped,
+    DroppedAndAsks,
+    /// Dropped, and the encoder must not go over to what this one has not got.
+    Missed,
+}
+
+/// A probe of ours.
+pub struct Watch(gst::Pad, Option<gst::PadProbeId>);
+
+impl Watch {
+    pub fn remove(self) {
+        if let Some(id) = self.1 {
+            self.0.remove_probe(id);
+        }
+    }
+}
+
+/// Our field in an event of ours.
+const OURS: &str = "shared";
+
+/// "This frame cannot be decoded", in the name of a receiver that is not given it.
+fn missed(frame: &gst::BufferRef) -> Option<gst::Event> {
+    let meta = gst::meta::CustomMeta::from_buffer(frame, "DualStreamFrame").ok()?;
+    let s = meta.structure();
+    let field = |name| s.get::<u32>(name).ok();
+    let said = gst::Structure::builder("application/x-frame-complete")
+        .field("stream", field("stream")?)
+        .field("frame", field("number")?)
+        .field("generation", field("generation")?)
+        .field("decodable", false)
+        .field(OURS, true)
+        .build();
+    Some(gst::event::CustomUpstream::new(said))
 }
 
 /// Puts the receiver `id` under the rules of the quorum. `pads`: by which the
 /// streams come to it, in order.
-pub fn watch(quorum: &Arc<Mutex<Quorum>>, id: u64, pads: &[gst::Pad]) {
+pub fn watch(quorum: &Arc<Mutex<Quorum>>, id: u64, pads: &[gst::Pad]) -> Vec<Watch> {
+    let mut watches = Vec::new();
     for (index, pad) in pads.iter().enumerate() {
         let feedback = quorum.clone();
-        pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
+        let probe = pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
             let Some(gst::PadProbeData::Event(event)) = &mut info.data else {
                 return gst::PadProbeReturn::Ok;
             };
             filter(&feedback, id, event)
         });
+        watches.push(Watch(pad.clone(), probe));
         let frames = quorum.clone();
-        pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let probe = pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
             let Some(kind) = info.buffer().map(|buffer| Kind::of(buffer)) else {
                 return gst::PadProbeReturn::Ok;
             };
-            let passage = frames.lock().unwrap().on_frame(id, index, kind);
-            if passage == Passage::PassesAndAsks {
+            let passage = frames
+                .lock()
+                .unwrap()
+                .on_frame(Instant::now(), id, index, kind);
+            if passage == Passage::Missed
+                && let Some(event) = info.buffer().and_then(|buffer| missed(buffer))
+            {
+                pad.push_event(event);
+            }
+            let (passes, asks) = match passage {
+                Passage::Passes => (true, false),
+                Passage::PassesAndAsks => (true, true),
+                Passage::Dropped | Passage::Missed => (false, false),
+                Passage::DroppedAndAsks => (false, true),
+            };
+            if asks {
                 pad.push_event(refresh());
             }
-            if passage == Passage::Dropped {
+            if !passes {
                 // Not Drop: with that GStreamer unrefs what the binding has
                 // taken.
                 gst::PadProbeReturn::Handled
@@ -243,7 +320,9 @@ pub fn watch(quorum: &Arc<Mutex<Quorum>>, id: u64, pads: &[gst::Pad]) {
                 gst::PadProbeReturn::Ok
             }
         });
+        watches.push(Watch(pad.clone(), probe));
     }
+    watches
 }
 
 fn filter(quorum: &Mutex<Quorum>, id: u64, event: &mut gst::Event) -> gst::PadProbeReturn {
@@ -251,7 +330,7 @@ fn filter(quorum: &Mutex<Quorum>, id: u64, event: &mut gst::Event) -> gst::PadPr
     let Some(s) = event.structure() else {
         return gst::PadProbeReturn::Ok;
     };
-    if s.has_name("application/x-frame-complete") {
+    if s.has_name("application/x-frame-complete") && !s.has_field(OURS) {
         let field = |name| s.get::<u32>(name).unwrap_or_default();
         let frame = (field("stream"), field("frame"), field("generation"));
         let mut quorum = quorum.lock().unwrap();
@@ -303,10 +382,11 @@ mod tests {
 
     fn quorum(ids: &[u64]) -> Quorum {
         let mut quorum = Quorum::default();
+        let now = Instant::now();
         for id in ids {
             quorum.enter(*id);
-            quorum.on_frame(*id, 0, KEY);
-            quorum.on_frame(*id, 1, BACKGROUND_KEY);
+            quorum.on_frame(now, *id, 0, KEY);
+            quorum.on_frame(now, *id, 1, BACKGROUND_KEY);
         }
         quorum
     }
@@ -365,7 +445,7 @@ mod tests {
         let later = now + REQUEST_INTERVAL;
         assert_eq!(quorum.on_request(later, 2), Request::Refresh);
         assert_eq!(quorum.on_request(later, 1), Request::Recovery);
-        assert_eq!(quorum.on_frame(2, 1, BACKGROUND_KEY), Passage::Passes);
+        assert_eq!(quorum.on_frame(now, 2, 1, BACKGROUND_KEY), Passage::Passes);
         assert_eq!(
             quorum.on_request(later + REQUEST_INTERVAL, 2),
             Request::Recovery
@@ -375,31 +455,66 @@ mod tests {
 
     #[test]
     fn a_stream_begins_with_a_key_frame_for_each() {
+        let now = Instant::now();
         let mut quorum = quorum(&[1]);
         quorum.enter(2);
-        assert_eq!(quorum.on_frame(1, 0, DELTA), Passage::Passes);
-        assert_eq!(quorum.on_frame(2, 0, DELTA), Passage::Dropped);
-        assert_eq!(quorum.on_frame(2, 1, BACKGROUND_KEY), Passage::Passes);
+        assert_eq!(quorum.on_frame(now, 1, 0, DELTA), Passage::Passes);
+        assert_eq!(quorum.on_frame(now, 2, 0, DELTA), Passage::Dropped);
+        assert_eq!(quorum.on_frame(now, 2, 1, BACKGROUND_KEY), Passage::Passes);
         assert_eq!(
-            quorum.on_frame(2, 0, DELTA),
+            quorum.on_frame(now, 2, 0, DELTA),
             Passage::Dropped,
             "the other stream has not begun"
         );
         // The encoder goes over to it.
-        assert_eq!(quorum.on_frame(2, 1, DELTA), Passage::PassesAndAsks);
-        assert_eq!(quorum.on_frame(2, 1, DELTA), Passage::Passes, "once");
-        assert_eq!(quorum.on_frame(2, 0, BACKGROUND_KEY), Passage::Passes);
-        assert_eq!(quorum.on_frame(2, 0, DELTA), Passage::Passes);
+        assert_eq!(quorum.on_frame(now, 2, 1, DELTA), Passage::PassesAndAsks);
+        assert_eq!(quorum.on_frame(now, 2, 1, DELTA), Passage::Passes, "once");
+        let background = Kind {
+            is_background: true,
+            ..DELTA
+        };
+        assert_eq!(quorum.on_frame(now, 2, 0, background), Passage::Missed);
+        assert_eq!(quorum.on_frame(now, 2, 0, BACKGROUND_KEY), Passage::Passes);
+        assert_eq!(quorum.on_frame(now, 2, 0, DELTA), Passage::Passes);
     }
 
     #[test]
-    fn a_stream_that_has_not_begun_is_not_waited_for() {
+    fn a_key_frame_is_asked_for_again_until_a_newcomer_has_one() {
+        let start = Instant::now();
+        let mut quorum = quorum(&[1]);
+        quorum.enter(2);
+        let mut passages = |frames: std::ops::Range<u32>, kind| {
+            let frame = |n| quorum.on_frame(start + Duration::from_millis(33) * n, 2, 1, kind);
+            frames.map(frame).collect::<Vec<_>>()
+        };
+        let waiting = passages(0..30, DELTA);
+        assert_eq!(waiting[0], Passage::Dropped, "asked for when it came");
+        let asks = |all: &[Passage]| {
+            all.iter()
+                .filter(|p| **p == Passage::DroppedAndAsks)
+                .count()
+        };
+        // At 330, 660 ms: ten frames are the first time that is 300 ms.
+        assert_eq!(asks(&waiting), 2);
+        assert_eq!(passages(30..31, BACKGROUND_KEY), [Passage::Passes]);
+        let after = passages(31..60, DELTA);
+        assert_eq!(asks(&after), 0);
+        assert_eq!(after[0], Passage::PassesAndAsks, "for the other stream");
+    }
+
+    #[test]
+    fn a_stream_that_has_not_begun_for_one_is_complete_for_none() {
         let now = Instant::now();
         let mut quorum = quorum(&[1]);
         quorum.enter(2);
         assert!(quorum.on_complete(now, 1, (0, 5, 0)));
-        quorum.on_frame(2, 1, BACKGROUND_KEY);
-        assert!(quorum.on_complete(now, 1, (0, 6, 0)));
+        quorum.on_frame(now, 2, 1, BACKGROUND_KEY);
+        let late = now + PATIENCE;
+        assert!(!quorum.on_complete(now, 1, (0, 6, 0)));
+        assert!(!quorum.on_complete(late, 1, (0, 6, 0)), "no time helps");
+        quorum.on_frame(now, 2, 0, BACKGROUND_KEY);
+        assert!(!quorum.on_complete(now, 1, (0, 8, 0)));
+        assert!(quorum.on_complete(now, 2, (0, 8, 0)));
         assert!(!quorum.on_complete(now, 1, (1, 7, 0)));
         assert!(quorum.on_complete(now, 2, (1, 7, 0)));
     }

@@ -24,6 +24,7 @@ use super::kit::Kit;
 use super::layout::Layout;
 use super::rates::Rates;
 use super::session::{Due, Parts, Phase, Session};
+use super::slow::{self, Look, Search};
 use super::stats::{Receiver, Shared};
 use super::timeline::Timeline;
 use crate::properties::Settings;
@@ -34,12 +35,9 @@ use crate::{fec, peer, sdp};
 /// A newcomer's estimate is held against those who share its encoder after this
 /// time.
 const NEWCOMER: Duration = Duration::from_secs(2);
-/// Who bears less than this part of what the next one bears has held up the
-/// others, after this time, and gets an encoder for itself.
-const SLOW: f64 = 0.7;
-const SLOW_AFTER: Duration = Duration::from_secs(3);
-/// How often that is looked at.
-const SLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// Of the key frame by which a receiver moves to an encoder of its own, in frame
+/// times: on a network that is slow it must not take long.
+const MOVE_BUDGET: f64 = 2.0;
 /// Who says nothing for so long makes room for another receiver if there is none.
 const SILENT: Duration = Duration::from_secs(2);
 /// ... and does not count among those who share its encoder after this time.
@@ -114,9 +112,9 @@ pub struct Worker {
     pub warned: bool,
     /// Receivers that are not to share an encoder.
     pub slow: VecDeque<String>,
-    /// When it is looked for such next, and since when one is: its serial.
+    /// When it is looked for such next.
     pub slow_look: Option<Instant>,
-    pub slow_since: Option<(u64, Instant)>,
+    pub slow_search: Search,
     pub reach: Reach,
 }
 
@@ -159,6 +157,11 @@ impl Worker {
     fn handle(&mut self, now: Instant, command: Command) {
         match command {
             Command::Signalling(event) => self.on_signalling(now, event),
+            Command::Peer(_, peer::Event::IceServers(problems)) => {
+                if let Some(sink) = self.sink.upgrade() {
+                    problems.iter().for_each(|problem| problem.warn(&sink));
+                }
+            }
             Command::Peer(serial, event) => self.on_peer(now, serial, event),
             Command::Failed(serial, text) => self.end_session(serial, &text, true),
             Command::EncoderFailed(serial, text) => {
@@ -253,40 +256,77 @@ impl Worker {
         }
         let shared = self.branches.iter().find(|b| b.is_shared && b.count() > 1);
         let Some(branch) = shared else {
-            (self.slow_look, self.slow_since) = (None, None);
+            self.slow_look = None;
+            self.slow_search.clear();
             return;
         };
-        self.slow_look = Some(now + SLOW_INTERVAL);
-        let mut estimates = self.rates.estimates(&branch.encoder);
-        estimates.sort_by_key(|(_, estimate)| *estimate);
-        let slow = match estimates[..] {
-            [(id, lowest), (_, next), ..] if (lowest as f64) < SLOW * next as f64 => Some(id),
-            _ => None,
-        };
-        self.slow_since = slow.map(|id| match self.slow_since {
-            Some((known, since)) if known == id => (id, since),
-            _ => (id, now),
-        });
-        if let Some((id, since)) = self.slow_since
-            && now >= since + SLOW_AFTER
-        {
-            self.slow_since = None;
+        self.slow_look = Some(now + slow::INTERVAL);
+        let looks: Vec<Look> = self
+            .rates
+            .estimates(&branch.encoder)
+            .into_iter()
+            .filter_map(|(id, estimate)| {
+                let session = self.sessions.iter().find(|s| s.control_id() == Some(id))?;
+                Some(Look::new(id, estimate, &session.control()?.estimator))
+            })
+            .collect();
+        if let Some(id) = self.slow_search.look(now, &looks) {
             self.part_with(id);
         }
     }
 
-    /// The receiver asks again, and gets an encoder for itself.
+    /// The receiver gets an encoder for itself: in its session if that can be, or
+    /// it asks again.
     fn part_with(&mut self, id: u64) {
-        let serial = self.sessions.iter().find(|s| s.control_id() == Some(id));
-        let Some((serial, peer)) = serial.map(|s| (s.serial, s.peer_id.clone())) else {
+        let session = self.sessions.iter().find(|s| s.control_id() == Some(id));
+        let (Some(session), Some(sink)) = (session, self.sink.upgrade()) else {
             return;
         };
+        let (serial, peer) = (session.serial, session.peer_id.clone());
         if self.slow.len() >= MOST_SLOW {
             self.slow.pop_front();
         }
         self.slow.push_back(peer);
         let why = "its network is slower than that of those who share its encoder";
-        self.end_session(serial, why, true);
+        gst::info!(CAT, obj = sink, "session {} parts: {why}", session.id);
+        if let Err(err) = self.move_to_own(&sink, serial, id) {
+            gst::info!(CAT, obj = sink, "not within its session: {err}");
+            self.end_session(serial, why, true);
+        }
+    }
+
+    /// A new encoder begins where the shared one leaves off. To the receiver it is
+    /// a sender that started anew, by a key frame.
+    fn move_to_own(&mut self, sink: &DualWebRtcSink, serial: u64, id: u64) -> Result<(), String> {
+        let session = self.sessions.iter().find(|s| s.serial == serial);
+        let shared = self.branches.iter().position(|b| b.serves(serial));
+        let (Some(session), Some(shared)) = (session, shared) else {
+            return Err("it is gone".into());
+        };
+        if session.foreign {
+            return Err("a page may not take another encoder's frames".into());
+        }
+        self.serial += 1;
+        // Like the one that the user sets up.
+        let mut own = Branch::another(self.serial, &self.branches[0].encoder, sink, &self.rates)
+            .map_err(|err| err.to_string())?;
+        if own.encoder.has_property("start-budget") {
+            own.encoder.set_property("start-budget", MOVE_BUDGET);
+        }
+        // It takes its time to start; the shared one goes on meanwhile.
+        let moved = own.warm_up(sink).and_then(|()| {
+            self.branches[shared].leave(&self.tee, serial);
+            own.reserve(serial);
+            self.rates.change_encoder(id, &own.encoder);
+            own.link(sink, &self.tee, session)
+        });
+        if own.is_idle() {
+            own.dispose(sink, &self.rates);
+        } else {
+            // The end of the session takes it away if it does not run.
+            self.branches.push(own);
+        }
+        moved.map_err(|err| err.to_string())
     }
 
     fn on_signalling(&mut self, now: Instant, event: signalling::Event) {
@@ -590,8 +630,8 @@ impl Worker {
             }
             // Before that, sending might wait for the connection.
             peer::Event::ClockRequest(_) => {}
-            // The receiver has no sources of its own.
-            peer::Event::Bye(_) => {}
+            // The receiver has no sources of its own; servers are no session's.
+            peer::Event::Bye(_) | peer::Event::IceServers(_) => {}
         }
     }
 
@@ -756,7 +796,7 @@ impl Worker {
         };
         if branch.count() > 1 {
             session.newcomer = Some(now);
-            self.slow_look.get_or_insert(now + SLOW_INTERVAL);
+            self.slow_look.get_or_insert(now + slow::INTERVAL);
         }
         if let Err(err) = branch.link(&sink, &self.tee, session) {
             gst::element_error!(sink, gst::CoreError::StateChange, ["encoder: {err}"]);
@@ -815,6 +855,7 @@ impl Worker {
         session.peer.wait_for_answers();
         session.bin.set_locked_state(true);
         let _ = session.bin.set_state(gst::State::Null);
+        session.peer.release_relays();
         if let Some(at) = branch {
             if was_last == Some(true) {
                 self.branches[at].stop(&sink, &session);

@@ -236,6 +236,7 @@ impl DualWebRtcSrc {
         else {
             return Err(gst::error_msg!(gst::CoreError::Failed, ["not ready"]));
         };
+        common.check()?;
         let server = common.start_server()?;
         let web = common.start_web_server(PageRole::Send)?;
         let (sender, commands) = mpsc::channel();

@@ -148,6 +148,11 @@ impl Worker {
             match command {
                 Some(Command::Stop) => break,
                 Some(Command::Signalling(event)) => self.on_signalling(now, event),
+                Some(Command::Peer(_, peer::Event::IceServers(problems))) => {
+                    if let Some(src) = self.src.upgrade() {
+                        problems.iter().for_each(|problem| problem.warn(&src));
+                    }
+                }
                 Some(Command::Peer(serial, event)) if self.is_current(serial) => {
                     self.on_peer(now, event);
                 }
@@ -535,8 +540,8 @@ impl Worker {
                 self.link.send_candidate(&session.id, mline, &candidate);
             }
             peer::Event::Connection(state) => session.on_connection(now, state),
-            // Senders ask nothing.
-            peer::Event::FirstRtcp | peer::Event::ClockRequest(_) => {}
+            // Senders ask nothing; servers are no session's.
+            peer::Event::FirstRtcp | peer::Event::ClockRequest(_) | peer::Event::IceServers(_) => {}
             peer::Event::Bye(sources) => {
                 let is_end = session.on_bye(now, &sources);
                 if let Some(src) = self.src.upgrade() {
@@ -625,6 +630,7 @@ impl Worker {
         session.peer.wait_for_answers();
         session.bin.set_locked_state(true);
         let _ = session.bin.set_state(gst::State::Null);
+        session.peer.release_relays();
         session.bin.unlink(&self.decoder);
         src.leave_audio();
         if let Err(err) = src.remove(&session.bin) {

@@ -172,7 +172,10 @@ pub fn compare(sent: &Streams, received: &Streams) -> Vec<Identity> {
             came.packets + lost,
         ));
     }
-    for (ssrc, stream) in received.iter().filter(|(ssrc, _)| !sent.contains_key(*ssrc)) {
+    for (ssrc, stream) in received
+        .iter()
+        .filter(|(ssrc, _)| !sent.contains_key(*ssrc))
+    {
         identities.push(Identity::new(
             format!("wire {ssrc}: received and never sent"),
             stream.packets,

@@ -2,11 +2,14 @@
 //! Whether it is good, and what to say of it.
 
 use std::fmt;
+use std::path::Path;
 
+use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::Sample;
-use super::logs::Lines;
+use super::logs::{self, Lines};
+use super::{ARENAS, COUNTERS, LINK, PROCESSES, SAMPLES, Sample, Told, account, streams};
+use crate::call::log;
 
 /// No picture for so long is a stuck state: the link is up all the time.
 const STUCK_MS: u64 = 3000;
@@ -186,6 +189,52 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// From what a run left in its folder.
+    pub fn read(folder: &Path, limit: f64) -> Result<Self> {
+        let text = |name: String| {
+            let file = folder.join(name);
+            std::fs::read_to_string(&file)
+                .with_context(|| format!("cannot read {}", file.display()))
+        };
+        let told = PROCESSES.map(|name| -> Result<Told> {
+            let samples = log::read_lines(&folder.join(format!("{name}{SAMPLES}")))?;
+            let (totals, streams) = serde_json::from_str(&text(format!("{name}{COUNTERS}"))?)?;
+            Ok(Told {
+                samples,
+                totals,
+                streams,
+            })
+        });
+        let [sender, receiver] = told;
+        let (sender, receiver) = (sender?, receiver?);
+        let told = || PROCESSES.into_iter().zip([&sender, &receiver]);
+        let logs = PROCESSES.map(|name| {
+            let lines = logs::read(&folder.join(format!("{name}.log")))?;
+            Ok((name.to_owned(), lines))
+        });
+        let (known, minutes) = (
+            &receiver.totals.counts,
+            receiver.samples.last().map_or(0.0, |s| s.at / 60.0),
+        );
+        Ok(Self {
+            link: text(LINK.into())?,
+            minutes,
+            arenas: format!("{}={}", ARENAS.0, ARENAS.1),
+            memory: told()
+                .map(|(name, told)| memory(name, &told.samples, limit))
+                .collect(),
+            pictures: pictures(&receiver.samples),
+            queues: told()
+                .flat_map(|(name, told)| queues(name, &told.samples))
+                .collect(),
+            logs: logs.into_iter().collect::<Result<_>>()?,
+            identities: account::identities(&sender, &receiver),
+            streams: streams::compare(&sender.streams, &receiver.streams, |ssrc| {
+                known.contains_key(&format!("source:{ssrc}.packets-received"))
+            }),
+        })
+    }
+
     pub fn is_good(&self) -> bool {
         self.memory.iter().all(Grown::is_flat)
             && self.pictures.is_good()
@@ -207,7 +256,11 @@ fn word(good: bool) -> &'static str {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} min, {} ({})", self.minutes, self.link, self.arenas)?;
+        writeln!(
+            f,
+            "{:.1} min, {} ({})",
+            self.minutes, self.link, self.arenas
+        )?;
         for m in &self.memory {
             writeln!(
                 f,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! A process of the session: the pipeline, and what is told of it.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,7 +121,7 @@ fn receive(setting: &Setting, tap: &Tap, stop: &Receiver<()>) -> Result<()> {
         .collect();
     let pipeline = send::launch(&format!(
         "dualwebrtcsrc name=peer signaller::uri={} {} {} \
-         peer.src ! videoconvert ! video/x-raw,format=I420 ! \
+         peer.src ! videoconvert qos=false ! video/x-raw,format=I420 ! \
          fakesink name=screen sync=true qos=true \
          peer.audio ! audioconvert ! fakesink sync=true async=false",
         setting.uri(),
@@ -187,6 +188,8 @@ impl Screen {
             && number.wrapping_sub(before) as i16 <= 0
         {
             self.disordered += 1;
+            // In the log of the process.
+            let _ = writeln!(std::io::stderr(), "picture {number} after {before}");
         }
     }
 

@@ -57,14 +57,14 @@ pub struct Grown {
     pub heap_last_kib: f64,
     pub threads: [u64; 2],
     pub files: [u64; 2],
-    /// Of PSS, as a share.
+    /// Of RSS, as a share. PSS moves by what other processes share, and let go of.
     pub growth: f64,
     pub limit: f64,
 }
 
 impl Grown {
     pub fn is_flat(&self) -> bool {
-        self.pss_first_kib > 0.0
+        self.rss_first_kib > 0.0
             && self.growth <= self.limit
             && self.threads[1] <= self.threads[0]
             && self.files[1] <= self.files[0]
@@ -105,7 +105,7 @@ pub fn memory(process: &str, samples: &[Sample], limit: f64) -> Grown {
         heap_last_kib,
         threads: [threads_first as u64, threads_last as u64],
         files: [files_first as u64, files_last as u64],
-        growth: pss_last_kib / pss_first_kib.max(1.0) - 1.0,
+        growth: rss_last_kib / rss_first_kib.max(1.0) - 1.0,
         limit,
     }
 }
@@ -116,6 +116,7 @@ pub struct Pictures {
     pub per_second: f64,
     pub longest_gap_ms: u64,
     pub disordered: u64,
+    pub damaged: u64,
 }
 
 impl Pictures {
@@ -136,6 +137,7 @@ pub fn pictures(samples: &[Sample]) -> Pictures {
         per_second: (last.pictures - first.pictures) as f64 / (last.at - first.at).max(1e-3),
         longest_gap_ms: last.longest_gap_ms,
         disordered: last.disordered,
+        damaged: last.damaged,
     }
 }
 
@@ -264,16 +266,16 @@ impl fmt::Display for Outcome {
         for m in &self.memory {
             writeln!(
                 f,
-                "{} memory of the {}: PSS {:.0} -> {:.0} KiB ({:+.2} %, limit {:+.2} %), RSS {:.0} -> {:.0}, \
+                "{} memory of the {}: RSS {:.0} -> {:.0} KiB ({:+.2} %, limit {:+.2} %), PSS {:.0} -> {:.0}, \
                  allocated {:.0} -> {:.0}, threads {} -> {}, files {} -> {}",
                 word(m.is_flat()),
                 m.process,
-                m.pss_first_kib,
-                m.pss_last_kib,
-                m.growth * 100.0,
-                m.limit * 100.0,
                 m.rss_first_kib,
                 m.rss_last_kib,
+                m.growth * 100.0,
+                m.limit * 100.0,
+                m.pss_first_kib,
+                m.pss_last_kib,
                 m.heap_first_kib,
                 m.heap_last_kib,
                 m.threads[0],
@@ -285,12 +287,13 @@ impl fmt::Display for Outcome {
         let p = &self.pictures;
         writeln!(
             f,
-            "{} pictures: {} shown, {:.2} a second, longest gap {} ms, {} out of order",
+            "{} pictures: {} shown, {:.2} a second, longest gap {} ms, {} out of order, {} damaged",
             word(p.is_good()),
             p.shown,
             p.per_second,
             p.longest_gap_ms,
-            p.disordered
+            p.disordered,
+            p.damaged
         )?;
         for queue in &self.queues {
             writeln!(
@@ -335,12 +338,12 @@ mod tests {
     use super::*;
     use crate::call::soak::memory::Memory;
 
-    fn samples(pss: impl Fn(usize) -> u64) -> Vec<Sample> {
+    fn samples(rss: impl Fn(usize) -> u64) -> Vec<Sample> {
         (0..100)
             .map(|i| Sample {
                 at: i as f64,
                 memory: Memory {
-                    pss_kib: pss(i),
+                    rss_kib: rss(i),
                     threads: 5,
                     files: 9,
                     ..Memory::default()

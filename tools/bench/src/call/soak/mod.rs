@@ -102,6 +102,7 @@ pub enum Report {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Sample {
     /// Since the start of the process, in s.
     pub at: f64,
@@ -109,8 +110,11 @@ pub struct Sample {
     pub pictures: u64,
     /// The longest time without a picture so far, in ms.
     pub longest_gap_ms: u64,
-    /// Pictures whose number was not above the one before.
+    /// Pictures whose time stamp was not above the one before.
     pub disordered: u64,
+    /// Pictures whose bar code cannot be read, or shows an earlier number: parts of
+    /// them are missing.
+    pub damaged: u64,
     /// What is held in queues now.
     pub held: std::collections::BTreeMap<String, f64>,
 }

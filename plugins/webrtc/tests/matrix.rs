@@ -135,6 +135,9 @@ fn at_session(
 ) {
     let bin: gst::Bin = pipeline.element(element).downcast().unwrap();
     bin.connect_deep_element_added(move |_, _, element| {
+        if element.factory().is_some_and(|f| f.name() == "webrtcbin") {
+            stay_on_loopback(element);
+        }
         if element.factory().is_none_or(|f| f.name() != "rtpsession") {
             return;
         }
@@ -166,6 +169,13 @@ fn at_session(
             });
         });
     });
+}
+
+/// Other networks of this machine may go while a test runs, as those of benches do.
+fn stay_on_loopback(webrtcbin: &gst::Element) {
+    let ice = webrtcbin.property::<glib::Object>("ice-agent");
+    let added: bool = ice.emit_by_name("add-local-ip-address", &[&"127.0.0.1"]);
+    assert!(added, "no address of this machine");
 }
 
 fn find(pipeline: &Pipeline, element: &str, factory: &str) -> Vec<gst::Element> {

@@ -2,11 +2,14 @@
 //! Whether it is good, and what to say of it.
 
 use std::fmt;
+use std::path::Path;
 
+use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::Sample;
-use super::logs::Lines;
+use super::logs::{self, Lines};
+use super::{ARENAS, COUNTERS, LINK, PROCESSES, SAMPLES, Sample, Told, account, streams};
+use crate::call::log;
 
 /// No picture for so long is a stuck state: the link is up all the time.
 const STUCK_MS: u64 = 3000;
@@ -54,14 +57,14 @@ pub struct Grown {
     pub heap_last_kib: f64,
     pub threads: [u64; 2],
     pub files: [u64; 2],
-    /// Of PSS, as a share.
+    /// Of RSS, as a share. PSS moves by what other processes share, and let go of.
     pub growth: f64,
     pub limit: f64,
 }
 
 impl Grown {
     pub fn is_flat(&self) -> bool {
-        self.pss_first_kib > 0.0
+        self.rss_first_kib > 0.0
             && self.growth <= self.limit
             && self.threads[1] <= self.threads[0]
             && self.files[1] <= self.files[0]
@@ -102,7 +105,7 @@ pub fn memory(process: &str, samples: &[Sample], limit: f64) -> Grown {
         heap_last_kib,
         threads: [threads_first as u64, threads_last as u64],
         files: [files_first as u64, files_last as u64],
-        growth: pss_last_kib / pss_first_kib.max(1.0) - 1.0,
+        growth: rss_last_kib / rss_first_kib.max(1.0) - 1.0,
         limit,
     }
 }
@@ -113,6 +116,7 @@ pub struct Pictures {
     pub per_second: f64,
     pub longest_gap_ms: u64,
     pub disordered: u64,
+    pub damaged: u64,
 }
 
 impl Pictures {
@@ -133,6 +137,7 @@ pub fn pictures(samples: &[Sample]) -> Pictures {
         per_second: (last.pictures - first.pictures) as f64 / (last.at - first.at).max(1e-3),
         longest_gap_ms: last.longest_gap_ms,
         disordered: last.disordered,
+        damaged: last.damaged,
     }
 }
 
@@ -186,6 +191,52 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// From what a run left in its folder.
+    pub fn read(folder: &Path, limit: f64) -> Result<Self> {
+        let text = |name: String| {
+            let file = folder.join(name);
+            std::fs::read_to_string(&file)
+                .with_context(|| format!("cannot read {}", file.display()))
+        };
+        let told = PROCESSES.map(|name| -> Result<Told> {
+            let samples = log::read_lines(&folder.join(format!("{name}{SAMPLES}")))?;
+            let (totals, streams) = serde_json::from_str(&text(format!("{name}{COUNTERS}"))?)?;
+            Ok(Told {
+                samples,
+                totals,
+                streams,
+            })
+        });
+        let [sender, receiver] = told;
+        let (sender, receiver) = (sender?, receiver?);
+        let told = || PROCESSES.into_iter().zip([&sender, &receiver]);
+        let logs = PROCESSES.map(|name| {
+            let lines = logs::read(&folder.join(format!("{name}.log")))?;
+            Ok((name.to_owned(), lines))
+        });
+        let (known, minutes) = (
+            &receiver.totals.counts,
+            receiver.samples.last().map_or(0.0, |s| s.at / 60.0),
+        );
+        Ok(Self {
+            link: text(LINK.into())?,
+            minutes,
+            arenas: format!("{}={}", ARENAS.0, ARENAS.1),
+            memory: told()
+                .map(|(name, told)| memory(name, &told.samples, limit))
+                .collect(),
+            pictures: pictures(&receiver.samples),
+            queues: told()
+                .flat_map(|(name, told)| queues(name, &told.samples))
+                .collect(),
+            logs: logs.into_iter().collect::<Result<_>>()?,
+            identities: account::identities(&sender, &receiver),
+            streams: streams::compare(&sender.streams, &receiver.streams, |ssrc| {
+                known.contains_key(&format!("source:{ssrc}.packets-received"))
+            }),
+        })
+    }
+
     pub fn is_good(&self) -> bool {
         self.memory.iter().all(Grown::is_flat)
             && self.pictures.is_good()
@@ -207,20 +258,24 @@ fn word(good: bool) -> &'static str {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} min, {} ({})", self.minutes, self.link, self.arenas)?;
+        writeln!(
+            f,
+            "{:.1} min, {} ({})",
+            self.minutes, self.link, self.arenas
+        )?;
         for m in &self.memory {
             writeln!(
                 f,
-                "{} memory of the {}: PSS {:.0} -> {:.0} KiB ({:+.2} %, limit {:+.2} %), RSS {:.0} -> {:.0}, \
+                "{} memory of the {}: RSS {:.0} -> {:.0} KiB ({:+.2} %, limit {:+.2} %), PSS {:.0} -> {:.0}, \
                  allocated {:.0} -> {:.0}, threads {} -> {}, files {} -> {}",
                 word(m.is_flat()),
                 m.process,
-                m.pss_first_kib,
-                m.pss_last_kib,
-                m.growth * 100.0,
-                m.limit * 100.0,
                 m.rss_first_kib,
                 m.rss_last_kib,
+                m.growth * 100.0,
+                m.limit * 100.0,
+                m.pss_first_kib,
+                m.pss_last_kib,
                 m.heap_first_kib,
                 m.heap_last_kib,
                 m.threads[0],
@@ -232,12 +287,13 @@ impl fmt::Display for Outcome {
         let p = &self.pictures;
         writeln!(
             f,
-            "{} pictures: {} shown, {:.2} a second, longest gap {} ms, {} out of order",
+            "{} pictures: {} shown, {:.2} a second, longest gap {} ms, {} out of order, {} damaged",
             word(p.is_good()),
             p.shown,
             p.per_second,
             p.longest_gap_ms,
-            p.disordered
+            p.disordered,
+            p.damaged
         )?;
         for queue in &self.queues {
             writeln!(
@@ -282,12 +338,12 @@ mod tests {
     use super::*;
     use crate::call::soak::memory::Memory;
 
-    fn samples(pss: impl Fn(usize) -> u64) -> Vec<Sample> {
+    fn samples(rss: impl Fn(usize) -> u64) -> Vec<Sample> {
         (0..100)
             .map(|i| Sample {
                 at: i as f64,
                 memory: Memory {
-                    pss_kib: pss(i),
+                    rss_kib: rss(i),
                     threads: 5,
                     files: 9,
                     ..Memory::default()

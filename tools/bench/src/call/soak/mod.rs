@@ -80,6 +80,9 @@ pub struct Args {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+    /// Judge what an earlier run has left in this folder instead
+    #[arg(long, value_name = "FOLDER")]
+    from: Option<PathBuf>,
 }
 
 fn parse_minutes(text: &str) -> Result<f64, String> {
@@ -99,6 +102,7 @@ pub enum Report {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Sample {
     /// Since the start of the process, in s.
     pub at: f64,
@@ -106,8 +110,11 @@ pub struct Sample {
     pub pictures: u64,
     /// The longest time without a picture so far, in ms.
     pub longest_gap_ms: u64,
-    /// Pictures whose number was not above the one before.
+    /// Pictures whose time stamp was not above the one before.
     pub disordered: u64,
+    /// Pictures whose bar code cannot be read, or shows an earlier number: parts of
+    /// them are missing.
+    pub damaged: u64,
     /// What is held in queues now.
     pub held: std::collections::BTreeMap<String, f64>,
 }
@@ -121,10 +128,15 @@ pub struct Told {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
-    let outcome = Soak::new(args)?.run()?;
-    let file = args.out.join("soak.json");
+    let outcome = if let Some(folder) = &args.from {
+        judge::Outcome::read(folder, args.growth)?
+    } else {
+        std::fs::create_dir_all(&args.out)
+            .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+        Soak::new(args)?.run()?
+    };
+    let folder = args.from.as_ref().unwrap_or(&args.out);
+    let file = folder.join("soak.json");
     let text = serde_json::to_string_pretty(&outcome)? + "\n";
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     if args.json {
@@ -145,6 +157,8 @@ struct Soak<'a> {
     say: Sender<Heard>,
     heard: Receiver<Heard>,
     told: [Told; 2],
+    /// No more pictures are sent.
+    is_over: bool,
 }
 
 impl<'a> Soak<'a> {
@@ -168,6 +182,7 @@ impl<'a> Soak<'a> {
             say,
             heard,
             told: Default::default(),
+            is_over: false,
         })
     }
 
@@ -234,6 +249,7 @@ impl<'a> Soak<'a> {
             Instant::now() >= end
         })?;
         // No more pictures, and then nothing on its way.
+        self.is_over = true;
         sender.release();
         let told = |index: usize| move |told: &[Told; 2]| !told[index].totals.counts.is_empty();
         self.wait("the sender's counters", END_TIMEOUT, &mut sender, told(0))?;
@@ -253,6 +269,8 @@ impl<'a> Soak<'a> {
         };
         let told = &mut self.told[usize::from(who == Who::Receiver)];
         match serde_json::from_value(value).context("a report is not understood")? {
+            // Then there are no pictures with good reason.
+            Report::Sample(_) if self.is_over => {}
             Report::Sample(sample) => told.samples.push(sample),
             Report::Totals(totals) => told.totals = *totals,
             Report::Streams(streams) => told.streams = streams,
@@ -304,40 +322,22 @@ impl<'a> Soak<'a> {
     }
 
     fn conclude(&self) -> Result<judge::Outcome> {
-        let [sender, receiver] = &self.told;
-        let told = [("sender", sender), ("receiver", receiver)];
-        for (name, told) in &told {
-            super::log::write_lines(
-                &self.args.out.join(format!("{name}.samples.jsonl")),
-                &told.samples,
-            )?;
+        let out = &self.args.out;
+        for (told, name) in self.told.iter().zip(PROCESSES) {
+            super::log::write_lines(&out.join(format!("{name}{SAMPLES}")), &told.samples)?;
             let text = serde_json::to_string_pretty(&(&told.totals, &told.streams))? + "\n";
-            std::fs::write(self.args.out.join(format!("{name}.counters.json")), text)?;
+            std::fs::write(out.join(format!("{name}{COUNTERS}")), text)?;
         }
-        let logs = [Role::Send, Role::Receive].map(|role| logs::read(&self.log(role)));
-        let [sender_log, receiver_log] = logs;
-        Ok(judge::Outcome {
-            link: self.link.info().to_string(),
-            minutes: self.args.minutes,
-            arenas: format!("{}={}", ARENAS.0, ARENAS.1),
-            memory: told
-                .iter()
-                .map(|(name, told)| judge::memory(name, &told.samples, self.args.growth))
-                .collect(),
-            pictures: judge::pictures(&receiver.samples),
-            queues: told
-                .iter()
-                .flat_map(|(name, told)| judge::queues(name, &told.samples))
-                .collect(),
-            logs: vec![
-                ("sender".into(), sender_log?),
-                ("receiver".into(), receiver_log?),
-            ],
-            identities: account::identities(sender, receiver),
-            streams: streams::compare(&sender.streams, &receiver.streams),
-        })
+        std::fs::write(out.join(LINK), self.link.info().to_string())?;
+        judge::Outcome::read(out, self.args.growth)
     }
 }
+
+/// What a run leaves in its folder, beside the logs.
+const PROCESSES: [&str; 2] = ["sender", "receiver"];
+const SAMPLES: &str = ".samples.jsonl";
+const COUNTERS: &str = ".counters.json";
+const LINK: &str = "link.txt";
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! A process of the session: the pipeline, and what is told of it.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,7 +121,7 @@ fn receive(setting: &Setting, tap: &Tap, stop: &Receiver<()>) -> Result<()> {
         .collect();
     let pipeline = send::launch(&format!(
         "dualwebrtcsrc name=peer signaller::uri={} {} {} \
-         peer.src ! videoconvert ! video/x-raw,format=I420 ! \
+         peer.src ! videoconvert qos=false ! video/x-raw,format=I420 ! \
          fakesink name=screen sync=true qos=true \
          peer.audio ! audioconvert ! fakesink sync=true async=false",
         setting.uri(),
@@ -168,7 +169,9 @@ struct Screen {
     last: Option<Instant>,
     longest_gap: Duration,
     number: Option<u16>,
+    pts: Option<gst::ClockTime>,
     disordered: u64,
+    damaged: u64,
 }
 
 fn lock(screen: &Mutex<Screen>) -> std::sync::MutexGuard<'_, Screen> {
@@ -176,18 +179,31 @@ fn lock(screen: &Mutex<Screen>) -> std::sync::MutexGuard<'_, Screen> {
 }
 
 impl Screen {
-    fn show(&mut self, number: Option<u16>) {
+    /// A picture, with its time stamp.
+    fn show(&mut self, pts: Option<gst::ClockTime>) {
         let now = Instant::now();
         if let Some(last) = self.last.replace(now) {
             self.longest_gap = self.longest_gap.max(now - last);
         }
         self.pictures += 1;
-        if let Some(number) = number
-            && let Some(before) = self.number.replace(number)
-            && number.wrapping_sub(before) as i16 <= 0
+        if let Some(pts) = pts
+            && let Some(before) = self.pts.replace(pts)
+            && pts <= before
         {
             self.disordered += 1;
+            // In the log of the process.
+            let _ = writeln!(std::io::stderr(), "picture at {pts} after {before}");
         }
+    }
+
+    /// What its bar code says.
+    fn read(&mut self, number: Option<u16>) {
+        let before = self.number;
+        self.number = number.or(before);
+        let is_good = number.is_some_and(|number| {
+            before.is_none_or(|before| number.wrapping_sub(before) as i16 > 0)
+        });
+        self.damaged += u64::from(!is_good);
     }
 
     /// With the one that is going on.
@@ -205,7 +221,9 @@ fn show(pipeline: &Pipeline, screen: &Arc<Mutex<Screen>>) -> Result<()> {
         let buffer = values.get(1)?.get::<gst::Buffer>().ok()?;
         let pad = values.get(2)?.get::<gst::Pad>().ok()?;
         let number = read(&buffer, &pad);
-        lock(&to).show(number);
+        let mut screen = lock(&to);
+        screen.show(buffer.pts());
+        screen.read(number);
         None
     });
     Ok(())
@@ -246,6 +264,7 @@ impl Sampler {
                             pictures: screen.pictures,
                             longest_gap_ms: screen.longest_gap().as_millis() as u64,
                             disordered: screen.disordered,
+                            damaged: screen.damaged,
                             held,
                         }
                     };

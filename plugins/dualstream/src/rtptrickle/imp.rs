@@ -209,7 +209,8 @@ impl RtpTrickle {
                 state.wait = None;
             }
             match result {
-                Ok(_) | Err(gst::ClockError::Unscheduled) => (),
+                // Early: its time has come before the wait began.
+                Ok(_) | Err(gst::ClockError::Unscheduled | gst::ClockError::Early) => (),
                 Err(err) => {
                     gst::warning!(CAT, imp = self, "the clock cannot be waited for: {err:?}");
                     return Ok(());

@@ -219,7 +219,7 @@ fn of_receiver(totals: &Totals) -> Vec<Identity> {
     }
     if a.has("rtpkalmanjitterbuffer") {
         a.same(
-            "jitter buffers: in = out + late + duplicates + dropped + undecodable + held",
+            "jitter buffers: in = out + late + duplicates + astray + dropped + undecodable + held",
             a.sum("rtpkalmanjitterbuffer", &["num-received"]),
             a.sum(
                 "rtpkalmanjitterbuffer",
@@ -227,6 +227,8 @@ fn of_receiver(totals: &Totals) -> Vec<Identity> {
                     "num-pushed",
                     "num-late",
                     "num-duplicates",
+                    // Let in where they begin a new stream, which ours never do.
+                    "num-astray",
                     "num-dropped",
                     "num-undecodable",
                     "held-packets",

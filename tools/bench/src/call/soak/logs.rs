@@ -38,6 +38,10 @@ impl Lines {
         // Time, process, thread, level, category, ...
         let mut words = line.split_whitespace().skip(3);
         match (words.next(), words.next()) {
+            // What decoders say of damaged pictures.
+            (Some("ERROR"), Some("libav")) => {
+                *self.warnings.entry("libav (ERROR)".into()).or_default() += 1;
+            }
             (Some("ERROR"), Some(_)) => {
                 self.errors += 1;
                 keep(&mut self.error_lines, line);

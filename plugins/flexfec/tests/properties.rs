@@ -34,12 +34,18 @@ fn each_property_of_the_decoder_can_be_set_in_each_state() {
         let read = element.property_value("format");
         let (_, value) = gst::glib::EnumValue::from_value(&read).unwrap();
         assert_eq!(value.nick(), "rfc8627");
+        let extensions = gst::Caps::builder("application/x-rtp")
+            .field("extmap-3", "urn:x-any")
+            .build();
+        element.set_property("header-extensions", &extensions);
+        let read = element.property::<Option<gst::Caps>>("header-extensions");
+        assert_eq!(read, Some(extensions));
         let names: Vec<_> = element
             .list_properties()
             .iter()
             .map(|p| p.name().to_owned())
             .collect();
-        let tested = values.len() + 2 + ["name", "parent", "stats"].len();
+        let tested = values.len() + 3 + ["name", "parent", "stats"].len();
         assert_eq!(names.len(), tested, "each is tested: {names:?}");
         element.set_state(gst::State::Null).unwrap();
     }

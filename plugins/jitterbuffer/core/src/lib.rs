@@ -33,7 +33,7 @@ pub use delay_variation::DelayVariation;
 pub use frame::{ExtTimestamp, Frame, RtpClock};
 pub use h264::Part;
 pub use playout_delay::PlayoutDelay;
-pub use presentation::{DecodeMeter, Presentation};
+pub use presentation::{DecodeMeter, Presentation, Way};
 pub use source::Source;
 pub use timing::{ModelKind, Plan, StreamId, Timing, TimingStats, Whole};
 pub use webrtc::WebrtcModel;

@@ -115,6 +115,14 @@ const REMEMBERED: usize = 128;
 /// Decoders that count in other units round.
 const SAME: Duration = Duration::from_micros(100);
 
+/// What the arrival of a frame says of its way to the sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Took(Duration),
+    /// The sink may still have been busy with a frame before.
+    Unknown,
+}
+
 /// Measures how long frames take from here to the sink, from what the sink says
 /// of them (QoS events).
 #[derive(Clone, Debug, Default)]
@@ -137,14 +145,17 @@ impl DecodeMeter {
         self.frames.clear();
     }
 
-    /// The sink got this frame at `arrival`. `None` if that does not say how
-    /// long it took: the sink may still have been busy with a frame before.
-    pub fn arrived(&mut self, stamp: Timestamp, arrival: Timestamp) -> Option<Duration> {
+    /// The sink got this frame at `arrival`. `None` if it is not known.
+    pub fn arrived(&mut self, stamp: Timestamp, arrival: Timestamp) -> Option<Way> {
         let is_it = |(other, ..): &(Timestamp, Timestamp, bool)| other.distance(stamp).abs() < SAME;
         let at = self.frames.iter().position(is_it)?;
         let (_, left, idle) = *self.frames.get(at)?;
         self.frames.drain(..at);
-        idle.then(|| arrival.since(left))
+        Some(if idle {
+            Way::Took(arrival.since(left))
+        } else {
+            Way::Unknown
+        })
     }
 }
 
@@ -206,11 +217,11 @@ mod tests {
     fn decoding_is_measured_while_the_sink_is_idle() {
         let mut meter = DecodeMeter::default();
         meter.pushed(at(60), at(20), false);
-        assert_eq!(meter.arrived(at(20), at(65)), None);
+        assert_eq!(meter.arrived(at(20), at(65)), Some(Way::Unknown));
         meter.pushed(at(75), at(53), true);
-        assert_eq!(meter.arrived(at(53), at(82)), Some(ms(7)));
+        assert_eq!(meter.arrived(at(53), at(82)), Some(Way::Took(ms(7))));
         meter.pushed(at(100), at(86), false);
-        assert_eq!(meter.arrived(at(86), at(104)), None);
+        assert_eq!(meter.arrived(at(86), at(104)), Some(Way::Unknown));
         assert_eq!(meter.arrived(at(999), at(104)), None);
         meter.pushed(at(120), at(100), true);
         meter.forget();

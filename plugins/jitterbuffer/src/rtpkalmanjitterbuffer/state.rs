@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use dualstream_common::Timestamp;
 use jitterbuffer_core::{
-    DecodeMeter, ExtTimestamp, JitterBuffer, LONGEST_DELAY, Next, NextRequest, Presentation, Source,
+    DecodeMeter, ExtTimestamp, JitterBuffer, LONGEST_DELAY, Next, NextRequest, Presentation,
+    Source, Way,
 };
 
 use super::group::{Shared, lock};
@@ -435,8 +436,10 @@ impl State {
             self.settings.ts_offset.saturating_neg(),
         );
         let stamp = Timestamp::from_nanos(stamp.nseconds());
-        if let Some(took) = self.meter.arrived(stamp, arrival) {
-            lock(&self.timing).decoded(now, took);
+        match self.meter.arrived(stamp, arrival) {
+            Some(Way::Took(took)) => lock(&self.timing).decoded(now, took),
+            Some(Way::Unknown) => lock(&self.timing).unmeasured(arrival, shown),
+            None => {}
         }
     }
 

@@ -139,8 +139,8 @@ pub(super) fn build(setting: &Setting) -> Result<Pipeline> {
     Ok(pipeline)
 }
 
-/// webrtcsink sets rtph264pay to write the parameter sets again, which before
-/// GStreamer 1.24 it does before each slice, of which webrtcsink's x264enc
+/// webrtcsink sets rtph264pay to write the parameter sets again, which with
+/// GStreamer 1.22 it does before each slice, of which webrtcsink's x264enc
 /// makes four: its key frames arrive as four pictures, each mostly black, and
 /// all others refer to them. x264enc writes them itself; so all else is set as
 /// webrtcsink does it.

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
+use std::time::Duration;
+
 use dualstream_common::Timestamp;
+
+/// What goes on for longer is how the network is now, and is learnt.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Finds times in which the network carried nothing, or hardly anything: a frame
 /// is later than may ever be waited for. That does not tell how long those after
@@ -8,7 +13,8 @@ use dualstream_common::Timestamp;
 pub(super) struct Outage {
     /// The first of the frames that are late without one on time between.
     late_since: Option<Timestamp>,
-    is_on: bool,
+    /// When one came that was too late, in this run of late ones.
+    began: Option<Timestamp>,
 }
 
 /// What a frame says of the network.
@@ -30,14 +36,14 @@ impl Outage {
             return Says::Usual;
         }
         let since = *self.late_since.get_or_insert(arrival);
-        if self.is_on {
-            return Says::Nothing;
-        }
-        self.is_on = beyond;
-        if beyond {
-            Says::Since(since)
-        } else {
-            Says::Usual
+        match self.began {
+            Some(began) if arrival.since(began) > LONGEST => Says::Usual,
+            Some(_) => Says::Nothing,
+            None if beyond => {
+                self.began = Some(arrival);
+                Says::Since(since)
+            }
+            None => Says::Usual,
         }
     }
 }
@@ -59,5 +65,16 @@ mod tests {
         assert_eq!(outage.frame(at(2002), true, false), Says::Nothing);
         assert_eq!(outage.frame(at(2010), false, false), Says::Usual);
         assert_eq!(outage.frame(at(2043), true, false), Says::Usual);
+    }
+
+    /// A sender whose clock stood still, or a longer way: none will be on time.
+    #[test]
+    fn one_that_does_not_end_is_learnt() {
+        let mut outage = Outage::default();
+        let mut frame = |ms| outage.frame(Timestamp::from_millis(ms), true, true);
+        assert_eq!(frame(1000), Says::Since(Timestamp::from_millis(1000)));
+        assert_eq!(frame(11_000), Says::Nothing);
+        assert_eq!(frame(11_001), Says::Usual);
+        assert_eq!(frame(11_034), Says::Usual, "and does not begin again");
     }
 }

@@ -27,8 +27,8 @@ pub use timeline::StreamId;
 use timeline::{Timeline, at_90_khz};
 pub(crate) use timeline::{nanos, ticks_to_nanos};
 
-/// If the sink was busy for so many frames in a row, what is known of decoding
-/// is too much: with it, all leave too early to be measured.
+/// If so many frames in a row waited for the one before in the sink, what is known
+/// of decoding is too much: with it, all leave too early to be measured.
 const ALWAYS: u32 = 150;
 
 /// Which estimate of the delay is used.
@@ -86,8 +86,10 @@ pub struct Timing {
     late_frames: u64,
     /// Until when the sink waits with what has left, of all streams.
     busy: Timestamp,
-    /// Frames in a row that left while it was.
-    unmeasured: u32,
+    /// When the last of those that left while it was is to be shown, and how many
+    /// in a row came too early.
+    shown: Timestamp,
+    early: u32,
 }
 
 impl Timing {
@@ -104,7 +106,8 @@ impl Timing {
             frames: 0,
             late_frames: 0,
             busy: Timestamp::ZERO,
-            unmeasured: 0,
+            shown: Timestamp::ZERO,
+            early: 0,
         })
     }
 
@@ -186,12 +189,20 @@ impl Timing {
         }
         let idle = self.busy <= now;
         self.busy = self.busy.max(shown);
-        self.unmeasured = if idle { 0 } else { self.unmeasured + 1 };
-        if self.unmeasured >= ALWAYS {
-            self.unmeasured = 0;
+        idle
+    }
+
+    /// A frame that left while the sink was busy reached it, and is to be shown
+    /// at `shown`. One that needs all the time for decoding comes close to that;
+    /// one that comes right behind the frame before it had more than enough.
+    pub fn unmeasured(&mut self, arrival: Timestamp, shown: Timestamp) {
+        let step = shown.since(std::mem::replace(&mut self.shown, shown));
+        let is_early = step < LONGEST_DELAY && shown.since(arrival) > step / 2;
+        self.early = if is_early { self.early + 1 } else { 0 };
+        if self.early >= ALWAYS {
+            self.early = 0;
             self.decode.forget();
         }
-        idle
     }
 
     /// The sink waits by this much longer with what it has.
@@ -201,6 +212,7 @@ impl Timing {
 
     /// A frame was decoded, and how long that took.
     pub fn decoded(&mut self, now: Timestamp, took: Duration) {
+        self.early = 0;
         self.decode.push(now, took);
     }
 
@@ -375,22 +387,32 @@ mod tests {
         assert!(timing.leaves(at(401), at(500)), "time went back");
     }
 
-    /// With it, each frame leaves before the one before is shown: no way to see
-    /// that less would do.
-    #[test]
-    fn too_much_time_for_decoding_is_given_up() {
+    /// 500 ms are known, frames come each 33 ms.
+    fn with_much_time(early: impl Fn(u64) -> Duration) -> Duration {
         let mut timing = Timing::new(ModelKind::Adaptive, Config::default()).unwrap();
         for n in 0..100 {
             timing.decoded(at(n * 33), ms(500));
         }
-        let leaves = |timing: &mut Timing, n: u64| timing.leaves(at(n * 33), at(n * 33 + 500));
-        assert!(leaves(&mut timing, 0));
-        for n in 1..u64::from(ALWAYS) {
-            assert!(!leaves(&mut timing, n));
-            assert_eq!(timing.stats().decode, ms(500), "{n}");
+        for n in 0..=2 * u64::from(ALWAYS) {
+            let shown = at(10_000 + n * 33);
+            timing.unmeasured(at(10_000 + n * 33 - early(n).as_millis() as u64), shown);
         }
-        assert!(!leaves(&mut timing, ALWAYS.into()));
-        assert_eq!(timing.stats().decode, ms(0));
+        timing.stats().decode
+    }
+
+    #[test]
+    fn too_much_time_for_decoding_is_given_up() {
+        // Each is in the sink right after the one before was shown.
+        assert_eq!(with_much_time(|_| ms(30)), ms(0));
+    }
+
+    /// A decoder with many frames in it, each of which takes longer than the time
+    /// between two.
+    #[test]
+    fn a_decoder_that_needs_its_time_keeps_it() {
+        assert_eq!(with_much_time(|_| ms(5)), ms(500));
+        let seldom = |n| if n % 20 == 0 { ms(2) } else { ms(30) };
+        assert_eq!(with_much_time(seldom), ms(500), "some frames need it");
     }
 
     #[test]

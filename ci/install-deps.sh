@@ -167,21 +167,20 @@ if [ "${1-}" = check ]; then
     fi
 fi
 
-# The same for coturn, a STUN and TURN server.
-if [ "${1-}" = check ] && ! command -v turnserver >/dev/null; then
-    install_more coturn || say "coturn could not be installed: tests with it are skipped"
-fi
-
-# The same for Janus, an SFU.
-if [ "${1-}" = check ] && ! command -v janus >/dev/null; then
-    if command -v apt-get >/dev/null; then
-        say "installing janus"
-        as_root env DEBIAN_FRONTEND=noninteractive sh -c \
-            'apt-get update -qq && apt-get install -qq -y --no-install-recommends janus' >&2 ||
-            say "janus could not be installed: tests with it are skipped"
-    else
-        say "janus is not installed: tests with it are skipped"
-    fi
+# The same for coturn, a STUN and TURN server, and Janus, an SFU. Their programs
+# are wanted, not servers that run from now on.
+without_service() {
+    command -v systemctl >/dev/null || return 0
+    now=
+    [ -d /run/systemd/system ] && now=--now
+    as_root systemctl disable --quiet $now "$1" >&2 ||
+        say "the service $1 was installed and could not be disabled"
+}
+if [ "${1-}" = check ]; then
+    command -v turnserver >/dev/null || { install_more coturn && without_service coturn; } ||
+        say "coturn could not be installed: tests with it are skipped"
+    command -v janus >/dev/null || { install_more janus && without_service janus; } ||
+        say "janus could not be installed: tests with it are skipped"
 fi
 
 if [ "${1-}" = demo ]; then

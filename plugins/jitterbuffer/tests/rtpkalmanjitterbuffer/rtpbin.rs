@@ -197,7 +197,10 @@ impl Run {
         let places = [0, 1].map(|n: usize| self.streams[n].jitterbuffer.clone());
         receiver.connect("request-jitterbuffer", false, move |values| {
             let session: u32 = values[1].get().unwrap();
+            // Video waits so long whatever it learns: without help they are apart.
+            let least = if session == 0 { 200u32 } else { 0 };
             let element = gst::ElementFactory::make("rtpkalmanjitterbuffer")
+                .property("min-latency", least)
                 .build()
                 .unwrap();
             places[session as usize]

@@ -97,6 +97,12 @@ pub struct Figures {
     /// W3C webrtc-stats, see docs/session-bench.md.
     pub freezes: u64,
     pub freeze_ms_total: f64,
+    /// The same of those pictures whose bar code can be read: one that is broken
+    /// stands for the good one before it.
+    #[serde(default)]
+    pub freezes_readable: u64,
+    #[serde(default)]
+    pub freeze_ms_readable: f64,
     /// Where the receiver is a pipeline and the sender shows the clip as it
     /// is.
     pub psnr_db: Option<Quality>,
@@ -184,7 +190,9 @@ pub fn run(material: &Material) -> Option<Run> {
     let wire = Wire::of(material, window);
     let inside: Vec<&Shown> = shown.iter().filter(|s| window.has(s.at)).collect();
     let latency: Vec<f64> = inside.iter().filter_map(|s| latency_ms(s)).collect();
-    let (freezes, frozen) = freezes(&shown, window);
+    let readable = shown.iter().filter(|s| s.number.is_some());
+    let (freezes, freeze_ms) = frozen(shown.iter(), window);
+    let (freezes_readable, freeze_ms_readable) = frozen(readable, window);
     let quality = |of: fn(&Shown) -> Option<f64>| quality(inside.iter().filter_map(|s| of(s)));
     let media = sender.since(key::MEDIA_BYTES, window);
     let fec = sender.since(key::FEC_BYTES, window);
@@ -200,7 +208,9 @@ pub fn run(material: &Material) -> Option<Run> {
         glass_to_glass_ms: spread(latency),
         fps: round(inside.len() as f64 / seconds, 2),
         freezes,
-        freeze_ms_total: round(frozen, 1),
+        freeze_ms_total: round(freeze_ms, 1),
+        freezes_readable,
+        freeze_ms_readable: round(freeze_ms_readable, 1),
         psnr_db: quality(|s| s.psnr_db),
         ssim: quality(|s| s.ssim),
         bitrate_kbps: round(wire.sent_bits / seconds / 1e3, 1),
@@ -328,12 +338,12 @@ fn shown(lines: &[Line]) -> Vec<Shown> {
     all
 }
 
-/// How many, and for how many ms.
-fn freezes(shown: &[Shown], window: Window) -> (u64, f64) {
+/// How many freezes, and for how many ms.
+fn frozen<'a>(shown: impl Iterator<Item = &'a Shown>, window: Window) -> (u64, f64) {
     let mut freezes = Freezes::default();
     let mut before = (0, Duration::ZERO);
     let mut last = window.start;
-    for shown in shown.iter().take_while(|s| s.at < window.end) {
+    for shown in shown.take_while(|s| s.at < window.end) {
         freezes.shown(Duration::from_nanos(shown.at));
         if shown.at < window.start {
             before = (freezes.count(), freezes.duration());

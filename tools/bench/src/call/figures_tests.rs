@@ -149,6 +149,27 @@ fn a_picture_that_stands_until_the_end_is_a_freeze() {
 }
 
 #[test]
+fn broken_pictures_are_no_freeze_but_by_their_own_figure() {
+    let mut material = material();
+    // Ten in a row that nobody can read.
+    for line in &mut material.receiver {
+        if let Line::Shown(shown) = line
+            && shown.number.is_some_and(|number| (4..14).contains(&number))
+        {
+            shown.number = None;
+            shown.captured = None;
+        }
+    }
+    let whole = run(&self::material()).expect("pictures").figures;
+    let figures = run(&material).expect("pictures").figures;
+    assert_eq!(whole.freezes, whole.freezes_readable);
+    assert_eq!(whole.freeze_ms_total, whole.freeze_ms_readable);
+    assert_eq!(figures.freezes, whole.freezes);
+    assert_eq!(figures.freezes_readable, whole.freezes + 1);
+    assert!(figures.freeze_ms_readable > whole.freeze_ms_total + 300.0);
+}
+
+#[test]
 fn without_pictures_there_are_no_figures() {
     let mut material = material();
     material.receiver.clear();
@@ -163,6 +184,8 @@ fn the_names_are_those_that_users_know() {
         "fps",
         "freezes",
         "freeze_ms_total",
+        "freezes_readable",
+        "freeze_ms_readable",
         "psnr_db",
         "ssim",
         "bitrate_kbps",

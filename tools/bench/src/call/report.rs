@@ -76,6 +76,10 @@ const ROWS: &[Row] = &[
     ("pictures not readable", |f| f.pictures_unread.to_string()),
     ("freezes", |f| f.freezes.to_string()),
     ("frozen, ms", |f| number(f.freeze_ms_total, 0)),
+    ("freezes of readable pictures", |f| {
+        f.freezes_readable.to_string()
+    }),
+    ("frozen, ms (readable)", |f| number(f.freeze_ms_readable, 0)),
     ("PSNR mean, dB", |f| quality(f.psnr_db, |q| q.mean, 2)),
     ("PSNR worst 1 %, dB", |f| quality(f.psnr_db, |q| q.p1, 2)),
     ("SSIM mean", |f| quality(f.ssim, |q| q.mean, 3)),

@@ -47,7 +47,8 @@ pub struct BufferConfig {
     pub clock_rate: u32,
     /// How long a missing packet is waited for: from the earliest time its
     /// frame could have come. No less than the delay, and with requests no
-    /// less than one round trip takes.
+    /// less than two round trips take: what is lost twice is repaired sooner by
+    /// a third packet than by a key frame.
     pub hold: Duration,
     /// Frames that wait longer than `hold` for downstream are dropped.
     pub drop_late: bool,

@@ -25,6 +25,11 @@ const FEW: usize = 64;
 /// that skips numbers is not to make us send them without end.
 const MOST: usize = 1000;
 
+/// A frame is not given up before so many requests could be answered: to ask
+/// for the packet once more takes one round trip, and to have a key frame sent
+/// in its place takes no less.
+const TRIES: u32 = 2;
+
 /// Packets that were given up and may still come; the oldest are forgotten.
 const REMEMBERED: usize = 64;
 
@@ -140,11 +145,11 @@ impl Requests {
         }
     }
 
-    /// How long a packet is missing at least, if it has to be asked for.
+    /// How long a packet is missing that has to be asked for [`TRIES`] times.
     pub(super) fn repair(&self, config: &BufferConfig) -> Duration {
         if config.request.enabled && self.rtt.known().is_some() {
             let wait = config.request.min_delay.max(PATIENCE);
-            (self.rtt.timeout() + wait).min(LONGEST_REPAIR)
+            (self.rtt.timeout() * TRIES + wait).min(LONGEST_REPAIR)
         } else {
             Duration::ZERO
         }

@@ -544,6 +544,37 @@ fn a_round_trip_is_waited_for_though_hold_is_shorter() {
 }
 
 #[test]
+fn the_answer_to_a_second_request_is_waited_for() {
+    let mut config = with_requests();
+    config.hold = ms(20);
+    config.request.hedge = false;
+    let mut rig = Rig::new(config);
+    let answer = |sequence| Packet {
+        origin: Origin::Retransmission,
+        ..packet(sequence)
+    };
+    rig.all(at(1000), [0, 1, 2]);
+    rig.out(at(1000));
+    rig.all(at(1001), [4, 5, 6, 7]);
+    assert_eq!(rig.requests(at(1001)).0, [(3, 0)]);
+    rig.push(at(1081), answer(3)).unwrap();
+    rig.out(at(1081));
+    rig.all(at(1100), [8, 10, 11, 12, 13, 14]);
+    rig.out(at(1100));
+    assert_eq!(rig.requests(at(1100)).0, [(9, 0)]);
+    // The answer is lost on its way.
+    let NextRequest::WaitUntil(again) = rig.requests(at(1101)).1 else {
+        panic!("not asked for again");
+    };
+    assert_eq!(rig.out(again), []);
+    assert_eq!(rig.requests(again).0, [(9, 1)]);
+    assert_eq!(rig.out(again + ms(80)), []);
+    rig.push(again + ms(80), answer(9)).unwrap();
+    let out = rig.out(again + ms(80));
+    assert_eq!(out[..3], [Came(9), Came(10), Came(11)]);
+}
+
+#[test]
 fn a_restart_lets_all_out_and_begins_anew() {
     let mut rig = Rig::new(with_requests());
     rig.all(at(0), [0, 1, 2, 3, 5]);

@@ -26,7 +26,7 @@ mod webrtc;
 
 pub use adaptive::{AdaptiveModel, Arrival, Config, ConfigError, LONGEST_DELAY};
 pub use buffer::{
-    Assembly, BufferConfig, BufferStats, JitterBuffer, Lost, Next, NextRequest, Origin, Out,
+    Assembly, Begin, BufferConfig, BufferStats, JitterBuffer, Lost, Next, NextRequest, Origin, Out,
     Packet, Rejected, Request, RequestConfig,
 };
 pub use delay_variation::DelayVariation;

@@ -130,7 +130,7 @@ impl Sender {
             match buffer.poll(now, timing) {
                 Next::Packet(out) => {
                     self.out += 1;
-                    self.frames += u64::from(out.first);
+                    self.frames += u64::from(out.begin.is_some());
                 }
                 Next::WaitUntil(_) | Next::Idle => break,
                 Next::Lost(_) | Next::AskForKeyFrame => (),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dualstream_common::Timestamp;
 use jitterbuffer_core::{
-    DecodeMeter, ExtTimestamp, JitterBuffer, LONGEST_DELAY, Next, NextRequest, Presentation,
+    Begin, DecodeMeter, ExtTimestamp, JitterBuffer, LONGEST_DELAY, Next, NextRequest, Presentation,
     Source, Way,
 };
 
@@ -341,9 +341,11 @@ impl State {
                         self.presentation.restart();
                     }
                     let stamp = self.presentation.stamp(out.timestamp, out.render);
-                    if out.first {
+                    if let Some(begin) = out.begin {
                         let idle = timing.leaves(now, stamp + self.pipeline_latency);
-                        self.meter.pushed(now, stamp, idle);
+                        if begin == Begin::Whole {
+                            self.meter.pushed(now, stamp, idle);
+                        }
                     }
                     let pts = outlet::shifted(stamp, self.settings.ts_offset);
                     work.push_back(Work::Buffer(outlet::stamp(out.data, pts, out.discont)));

@@ -29,7 +29,7 @@ use dualstream_common::{DataSize, Timestamp};
 
 pub use config::{Assembly, BufferConfig, RequestConfig};
 use jitter::Jitter;
-pub use packet::{Lost, Origin, Out, Packet, Rejected, Request};
+pub use packet::{Begin, Lost, Origin, Out, Packet, Rejected, Request};
 pub use requests::NextRequest;
 use requests::Requests;
 use sequence::{Bounds, Sequence, Verdict};
@@ -71,7 +71,7 @@ enum Item<P> {
         number: u64,
         /// Since when it could go.
         ready: Timestamp,
-        first: bool,
+        begin: Option<Begin>,
         discont: bool,
         render: Option<Timestamp>,
     },
@@ -557,7 +557,7 @@ impl<P> JitterBuffer<P> {
             if let Some((timestamp, drop)) = self.partial {
                 match self.store.first() {
                     Some(held) if self.store.lead() == 0 && held.packet.timestamp == timestamp => {
-                        self.take(now, drop, false);
+                        self.take(now, drop, None);
                         continue;
                     }
                     // Another frame: nothing is left of that one.
@@ -573,7 +573,7 @@ impl<P> JitterBuffer<P> {
             };
             let drop = !self.may_go(now, count);
             for n in 0..count {
-                self.take(now, drop, n == 0);
+                self.take(now, drop, (n == 0).then_some(Begin::Whole));
             }
             self.clean = true;
         }
@@ -606,7 +606,7 @@ impl<P> JitterBuffer<P> {
     }
 
     /// The first packet leaves the store.
-    fn take(&mut self, now: Timestamp, drop: bool, first: bool) {
+    fn take(&mut self, now: Timestamp, drop: bool, begin: Option<Begin>) {
         let number = self.store.head();
         let Some(Slot::Held(held)) = self.store.pop() else {
             return;
@@ -623,7 +623,7 @@ impl<P> JitterBuffer<P> {
             epoch: self.stats.restarts,
             number,
             ready: now,
-            first,
+            begin,
             discont: std::mem::take(&mut self.discont),
             render: None,
             packet: held.packet,
@@ -675,13 +675,12 @@ impl<P> JitterBuffer<P> {
         let drop = self.config.wait_for_key && (broken || self.waiting.is_some());
         self.partial = Some((timestamp, drop));
         self.clean = false;
-        let mut first = true;
+        let mut begin = Some(Begin::Part);
         while self.next_is_of(timestamp) {
             if self.store.lead() > 0 {
                 self.lose(now);
             } else {
-                self.take(now, drop, first);
-                first = false;
+                self.take(now, drop, begin.take());
             }
         }
     }
@@ -831,7 +830,7 @@ impl<P> JitterBuffer<P> {
                 packet,
                 epoch,
                 number,
-                first,
+                begin,
                 discont,
                 ..
             } => {
@@ -844,7 +843,7 @@ impl<P> JitterBuffer<P> {
                     timestamp: packet.timestamp,
                     render,
                     discont,
-                    first,
+                    begin,
                     data: packet.data,
                 })
             }

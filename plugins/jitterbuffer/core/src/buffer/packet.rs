@@ -41,9 +41,19 @@ pub struct Out<P> {
     pub render: Timestamp,
     /// Something is missing before it.
     pub discont: bool,
-    /// The first of its frame.
-    pub first: bool,
+    /// If it is the first of its frame.
+    pub begin: Option<Begin>,
     pub data: P,
+}
+
+/// What begins with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// A frame of which all follows at once.
+    Whole,
+    /// What is there of a frame. What depayloads it may not know where it ends
+    /// before the next one comes.
+    Part,
 }
 
 /// Packets that are not waited for any longer.

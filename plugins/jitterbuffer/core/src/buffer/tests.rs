@@ -664,18 +664,36 @@ fn a_flush_forgets() {
 }
 
 #[test]
+fn what_is_there_of_a_frame_is_told_from_whole_ones() {
+    let mut rig = Rig::new(BufferConfig::default());
+    rig.all(at(100), [0, 1, 2]);
+    rig.all(at(133), [3, 4, 6, 7, 8]);
+    let mut begins = Vec::new();
+    loop {
+        // Lost is 5.
+        match rig.buffer.poll(at(2000), &rig.timing) {
+            Next::Packet(out) => begins.extend(out.begin),
+            Next::Lost(_) => {}
+            _ => break,
+        }
+    }
+    assert_eq!(begins, [Begin::Whole, Begin::Part, Begin::Whole]);
+}
+
+#[test]
 fn all_packets_of_a_frame_have_its_time() {
     let mut rig = Rig::new(BufferConfig::default());
     rig.all(at(100), [0, 1, 2]);
     rig.all(at(180), [3, 4, 5]);
     let mut renders = Vec::new();
     while let Next::Packet(out) = rig.buffer.poll(at(180), &rig.timing) {
-        renders.push((out.render, out.first));
+        renders.push((out.render, out.begin));
     }
     assert_eq!(renders.len(), 6);
     for frame in renders.chunks(3) {
         assert!(frame.iter().all(|(render, _)| *render == frame[0].0));
-        assert!(frame[0].1 && !frame[1].1 && !frame[2].1);
+        let begins: Vec<_> = frame.iter().map(|(_, begin)| *begin).collect();
+        assert_eq!(begins, [Some(Begin::Whole), None, None]);
     }
     // 80 ms after the other, though 33 ms were between their captures.
     assert!(renders[3].0 >= at(180));

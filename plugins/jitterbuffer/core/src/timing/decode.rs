@@ -11,34 +11,58 @@ const SPAN: Duration = Duration::from_secs(10);
 const SLOWER: f64 = 0.05;
 /// Of fewer the middle one is taken, as 95 % of them cannot be known.
 const ENOUGH: usize = 40;
+/// Fewer than these change nothing: after an outage one that was held up on its
+/// way is the only one for seconds.
+const FEW: usize = 5;
 /// A decoder that takes longer than this does something else meanwhile.
 const LONGEST: Duration = Duration::from_millis(500);
 
 /// How long decoding takes: the 95th percentile of the last 10 s.
 #[derive(Clone, Debug)]
-pub(super) struct DecodeTime(Window);
+pub(super) struct DecodeTime {
+    window: Window,
+    /// Of the time when there were enough; none was at the start.
+    before: Option<Duration>,
+}
 
 impl Default for DecodeTime {
     fn default() -> Self {
-        Self(Window::new(SPAN, 0))
+        Self {
+            window: Window::new(SPAN, 0),
+            before: None,
+        }
     }
 }
 
 impl DecodeTime {
     pub(super) fn push(&mut self, now: Timestamp, took: Duration) {
         let took = took.min(LONGEST);
-        self.0.push(now, super::nanos(took));
+        self.window.push(now, super::nanos(took));
+        if self.window.len() >= FEW {
+            self.before = Some(self.measured());
+        }
     }
 
+    /// Less than what is known has proved to be enough.
     pub(super) fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            before: Some(Duration::ZERO),
+            ..Self::default()
+        };
     }
 
     pub(super) fn estimate(&self) -> Duration {
-        let nanos = if self.0.len() < ENOUGH {
-            self.0.middle()
+        match self.before {
+            Some(before) if self.window.len() < FEW => before,
+            _ => self.measured(),
+        }
+    }
+
+    fn measured(&self) -> Duration {
+        let nanos = if self.window.len() < ENOUGH {
+            self.window.middle()
         } else {
-            self.0.exceeded_by(SLOWER)
+            self.window.exceeded_by(SLOWER)
         };
         Duration::from_nanos(u64::try_from(nanos.unwrap_or(0)).unwrap_or(0))
     }
@@ -66,6 +90,25 @@ mod tests {
             time.push(Timestamp::from_millis(20_000 + n * 33), ms(2));
         }
         assert_eq!(time.estimate(), ms(2));
+    }
+
+    #[test]
+    fn one_alone_changes_nothing() {
+        let mut time = DecodeTime::default();
+        let ms = Duration::from_millis;
+        for n in 0..10 {
+            time.push(Timestamp::from_millis(n * 33), ms(8));
+        }
+        // Nothing was measured for longer than is remembered.
+        for n in 0..4 {
+            time.push(Timestamp::from_millis(20_000 + n * 33), ms(500));
+            assert_eq!(time.estimate(), ms(8), "{n}");
+        }
+        time.push(Timestamp::from_millis(20_200), ms(500));
+        assert_eq!(time.estimate(), ms(500), "it really takes that long");
+        time.forget();
+        time.push(Timestamp::from_millis(21_000), ms(500));
+        assert_eq!(time.estimate(), Duration::ZERO);
     }
 
     #[test]

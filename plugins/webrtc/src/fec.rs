@@ -32,11 +32,12 @@ const MOST_DRAWS: usize = 64;
 #[repr(u32)]
 #[enum_type(name = "GstDualWebRtcFec")]
 pub enum Wish {
-    /// The sender offers FlexFEC only: where RED is taken, all media would be
-    /// wrapped in it whether FEC is needed or not.
+    /// FlexFEC only: where RED is taken, all media would be wrapped in it whether
+    /// FEC is needed or not, and what others' rtpulpfecenc protects, their
+    /// rtpredenc drops: every packet that is recovered would be garbage.
     #[default]
     #[enum_value(
-        name = "FlexFEC if the peer has it; a receiver takes ULPFEC too",
+        name = "FlexFEC if the peer has it; a sender only with congestion control",
         nick = "auto"
     )]
     Auto,
@@ -63,7 +64,7 @@ impl Wish {
     }
 
     pub fn takes_ulpfec(self) -> bool {
-        matches!(self, Self::Auto | Self::UlpFec)
+        self == Self::UlpFec
     }
 
     pub fn wants_flexfec(self) -> bool {

@@ -341,7 +341,7 @@ fn ulpfec_is_made_by_webrtcbin_as_our_controller_says() {
     let sender = sender(BUSY, &format!("{FIXED} fec=ulpfec")).play();
     let uri = uri(&sender, "sink");
     for _ in 0..2 {
-        let receiver = receiver(&uri, "");
+        let receiver = receiver(&uri, "fec=ulpfec");
         let losses = lose(&receiver, 0);
         let seen = receiver.watch("out");
         let receiver = receiver.play();
@@ -388,7 +388,7 @@ fn ulpfec_is_made_by_webrtcbin_as_our_controller_says() {
 #[test]
 fn ulpfec_is_refused_by_leaving_it_out() {
     let sender = sender(LIVE, &format!("{FIXED} fec=ulpfec")).play();
-    let receiver = receiver(&uri(&sender, "sink"), "fec=flexfec-03");
+    let receiver = receiver(&uri(&sender, "sink"), "fec=auto");
     let seen = receiver.watch("out");
     let receiver = receiver.play();
     wait_for("pictures", || seen.count() >= 30);

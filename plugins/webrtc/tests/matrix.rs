@@ -609,7 +609,7 @@ fn without_the_fec_of_the_receiver() {
 /// RED takes away the header extension that dual stream needs.
 #[test]
 fn with_ulpfec_in_place_of_flexfec() {
-    let seen = run("fec=ulpfec", "", &[Dual]);
+    let seen = run("fec=ulpfec", "fec=ulpfec", &[Dual]);
     assert_eq!(seen.said("fec")[1].get(), Ok("ulpfec"));
 }
 

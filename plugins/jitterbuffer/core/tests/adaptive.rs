@@ -218,13 +218,13 @@ fn the_delay_falls_without_a_jump() {
     );
 }
 
-/// 200 ms for one frame holds the delay up, but not if it came at the start.
+/// 180 ms for one frame holds the delay up, but not if it came at the start.
 #[test]
 fn what_the_start_says_is_forgotten_soon() {
     let delay = |late: usize| {
         let frames = Sequence::new(14)
             .then(5 * FPS, |n, _| Path {
-                extra_ms: if n == late { 200.0 } else { 0.0 },
+                extra_ms: if n == late { 180.0 } else { 0.0 },
                 ..gauss(1.0)
             })
             .frames();
@@ -233,4 +233,28 @@ fn what_the_start_says_is_forgotten_soon() {
     let never = delay(usize::MAX);
     let (start, later) = (delay(FPS / 2) - never, delay(3 * FPS / 2) - never);
     assert!(start < 5.0 && later > 150.0, "{start} ms, {later} ms");
+}
+
+/// The link stands for half a second, and what waited comes at once.
+#[test]
+fn stalls_that_are_rare_do_not_hold_the_delay_up() {
+    let delays = |every_s: usize| {
+        let frames = Sequence::new(15)
+            .then(60 * FPS, |n, _| {
+                let at = (n + 5 * FPS) % (every_s * FPS);
+                Path {
+                    extra_ms: (500.0 - at as f64 * 1000.0 / FPS as f64).max(0.0),
+                    ..gauss(1.0)
+                }
+            })
+            .frames();
+        let run = Run::adaptive(&frames, 0.005);
+        // Half a second before the next one, when it is the longest ago.
+        let from = 30 * FPS;
+        let waited = run.waited_ms[from..].iter();
+        waited.sum::<f64>() / (run.waited_ms.len() - from) as f64
+    };
+    let (never, rare, often) = (delays(1000), delays(12), delays(3));
+    assert!(rare < never + 25.0, "{rare} ms, {never} ms without");
+    assert!(often > never + 200.0, "{often} ms, {never} ms without");
 }

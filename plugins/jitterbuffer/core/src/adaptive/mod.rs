@@ -34,7 +34,7 @@ use change::{Change, FOUND_AFTER};
 pub use config::{Config, ConfigError, LONGEST_DELAY};
 use drift::Drift;
 use large::Large;
-use outage::{Outage, Says};
+use outage::{Lateness, Outage, Says};
 use repairs::Repairs;
 pub(crate) use window::Window;
 
@@ -79,6 +79,8 @@ const SLACK: Duration = Duration::from_micros(100);
 const EARLIEST: Duration = Duration::from_secs(1);
 /// No jitter, however long may be waited for.
 const OUTAGE: Duration = Duration::from_secs(1);
+/// Nor is this above the fastest frames, where it is rare.
+const STALL: Duration = Duration::from_millis(200);
 /// The delay falls by this part of what is too much each second, and a bit:
 /// frames are shown faster, but not all at once.
 const FALL_TAU: Duration = Duration::from_millis(500);
@@ -243,9 +245,9 @@ impl Learnt {
         if self.repairs.is_rare(frame.retransmitted, target) {
             return;
         }
-        let longest = config.max_delay.max(OUTAGE);
-        let beyond = transit > self.base().saturating_add(span(longest));
-        let says = self.outage.frame(frame.arrival, late, beyond);
+        let says = self
+            .outage
+            .frame(frame.arrival, self.lateness(config, transit, late));
         if says != Says::Usual {
             if let Says::Since(since) = says {
                 self.short.forget_since(since);
@@ -281,6 +283,19 @@ impl Learnt {
             let falling = goal.saturating_add(more.max(0.0) as i64);
             falling.min(self.base().saturating_add(span(config.max_delay)))
         };
+    }
+
+    fn lateness(&self, config: &Config, transit: i64, late: bool) -> Lateness {
+        let above = transit.saturating_sub(self.base());
+        if !late {
+            Lateness::OnTime
+        } else if above > span(config.max_delay.max(OUTAGE)) {
+            Lateness::Beyond
+        } else if above > span(STALL) {
+            Lateness::Stalled
+        } else {
+            Lateness::Late
+        }
     }
 
     /// Adaptive conformal inference (Gibbs and Candes, 2021): whatever the

@@ -26,6 +26,7 @@
 mod alr;
 mod arrival_group;
 mod capacity;
+mod comeback;
 mod config;
 mod delay;
 mod detector;
@@ -363,7 +364,7 @@ impl Controller {
         if self.is_late(now) {
             if self.rate.state() != State::Silent {
                 self.stats.silences += 1;
-                self.before_silence.get_or_insert(self.estimate.target);
+                self.before_silence = Some(self.rate_before_silence());
             }
             self.capacity.silent(dt.min(0.1));
             let rate = self.rate.silent(&self.capacity);
@@ -373,6 +374,14 @@ impl Controller {
             self.prober.process(now, &situation);
         }
         self.estimate != before
+    }
+
+    /// Of one silence after another, and of one after a fall, the rate before
+    /// the first counts.
+    fn rate_before_silence(&self) -> Bitrate {
+        let fallen = self.capacity.goal().map_or(Bitrate::ZERO, bitrate);
+        let before = self.before_silence.unwrap_or(Bitrate::ZERO);
+        before.max(fallen).max(self.estimate.target)
     }
 
     /// What was sent of late with what might have been.
@@ -488,7 +497,8 @@ impl Controller {
                     self.capacity.full(received, dt, standing, heard.response);
                 } else {
                     let trying = !limited && !self.is_held() && heard.usage != Usage::Over;
-                    self.capacity.open(received, dt, trying);
+                    let response = Some(heard.response);
+                    self.capacity.open(received, dt, trying, response);
                 }
             }
         } else if let Some(received) = heard.received {

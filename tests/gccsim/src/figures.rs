@@ -9,6 +9,9 @@ use crate::run::{BIN, Bin, Outcome};
 
 /// A rate counts as reached at this share of the capacity.
 const REACHED: f64 = 0.9;
+/// ... and as there again after a fall, if this was delivered in so many bins.
+const BACK: f64 = 0.8;
+const BACK_BINS: usize = 5;
 /// A queue counts as drained below this.
 const DRAINED: Duration = Duration::from_millis(50);
 
@@ -71,6 +74,13 @@ impl Outcome {
         Spread::of(self.bins.iter().flat_map(|bin| bin.held.iter().copied()))
     }
 
+    /// The two together: of media of the first flow, from the source to the
+    /// end of the bottleneck.
+    #[must_use]
+    pub fn waited(&self) -> Spread {
+        Spread::of(self.bins.iter().flat_map(|bin| bin.waited.iter().copied()))
+    }
+
     /// Random and of the queue.
     #[must_use]
     pub fn loss(&self) -> f64 {
@@ -97,6 +107,16 @@ impl Outcome {
                 delivered >= REACHED * bin.capacity.as_bytes() as f64
             })
             .map(|n| seconds(n + 1))
+    }
+
+    /// Until the first flow has delivered 80 % of the capacity over half a
+    /// second: when that began.
+    #[must_use]
+    pub fn back(&self, from: f64, to: f64) -> Option<f64> {
+        self.between(from, to)
+            .windows(BACK_BINS)
+            .position(|bins| share(bins, 0) >= BACK)
+            .map(seconds)
     }
 
     /// Until the queue is below 50 ms and stays there.

@@ -73,6 +73,9 @@ pub struct Bin {
     pub queued: Vec<Duration>,
     /// Of the packets of the first flow that left the sender.
     pub held: Vec<Duration>,
+    /// From the source to the end of the bottleneck: of media of the first
+    /// flow that left it.
+    pub waited: Vec<Duration>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -251,6 +254,10 @@ impl<'a> World<'a> {
                     self.counts[packet.flow].1 += 1;
                     if let Some(bin) = self.bin(left) {
                         bin.queued.push(arrived.queued);
+                        if packet.flow == 0 {
+                            let made = packet.made.map(|made| left.since(made));
+                            bin.waited.extend(made);
+                        }
                         if !lost {
                             bin.flows[packet.flow].delivered += packet.size;
                         }

@@ -274,6 +274,59 @@ fn it_comes_back_after_silence() {
     between(outcome.stats[0].silences as f64, 5.0, 100.0, "silences");
 }
 
+/// 2 Mbit/s, and `fallen` for `length` s before each multiple of 20 s: until 80 %
+/// are delivered again, in s, at most 12, of each of the five times.
+fn come_back(fallen: u64, length: u64, loss: f64) -> Vec<f64> {
+    let steps = (0..6u64).flat_map(|n| {
+        [
+            (at(n * 20), Bitrate::from_kbps(2000)),
+            (at(n * 20 + 20 - length), Bitrate::from_bps(fallen)),
+        ]
+    });
+    let mut scenario = Scenario::new(Capacity::Steps(steps.collect()), secs(120));
+    scenario.one_way = Duration::from_millis(30);
+    scenario.loss = Loss::Random(Ratio::clamped(loss));
+    let outcome = go(&scenario);
+    let back = |n: u64| {
+        let from = n as f64 * 20.0;
+        outcome.back(from, from + 12.0).unwrap_or(12.0)
+    };
+    (1..6).map(back).collect()
+}
+
+/// No silence: the queue is drained, and the rate is that of the slow link, which
+/// is all that its feedback shows.
+#[test]
+fn after_a_deep_fall_the_rate_before_is_soon_there_again() {
+    for (fallen, length) in [(300_000, 4), (600_000, 6)] {
+        for loss in [0.0, 0.03] {
+            let times = come_back(fallen, length, loss);
+            let mean = times.iter().sum::<f64>() / times.len() as f64;
+            between(mean, 0.2, 4.5, "time until it is back, mean");
+        }
+    }
+}
+
+/// A packet a second comes through: feedback that shows nothing, again and again.
+#[test]
+fn after_an_outage_that_leaks_the_rate_before_is_soon_there_again() {
+    for loss in [0.0, 0.03] {
+        let times = come_back(12_000, 4, loss);
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        between(mean, 0.1, 2.2, "time until it is back, mean");
+    }
+}
+
+/// What is not there any more is looked for some times, and not for long.
+#[test]
+fn a_fall_that_lasts_is_believed() {
+    let steps = steps(&[2000, 500, 500, 500], 15);
+    let outcome = go(&Scenario::new(Capacity::Steps(steps), secs(60)));
+    between(utilisation(outcome.between(16.0, 60.0)), 0.9, 1.0, "use");
+    between(queue(outcome.between(16.0, 30.0)).p95, 19.2, 60.0, "queue");
+    between(queue(outcome.between(30.0, 60.0)).p95, 19.2, 45.0, "queue");
+}
+
 #[test]
 fn late_feedback_and_a_long_way_are_borne() {
     for (feedback, one_way) in [(5, 20), (100, 20), (200, 20), (50, 2), (50, 100)] {

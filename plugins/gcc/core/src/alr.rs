@@ -14,6 +14,10 @@ const STEP: Duration = Duration::from_millis(25);
 const LIMITED: f64 = 0.65;
 const FREE: f64 = 0.80;
 
+/// Targets of 5 s are remembered.
+const MOST_KEPT: usize = 500;
+const KEEP_EACH: Duration = Duration::from_millis(10);
+
 #[derive(Debug, Default)]
 pub struct Alr {
     /// Sent in each step of the window. At most 21.
@@ -57,6 +61,7 @@ impl Alr {
         sum / time
     }
 
+    /// `target` is the mean of the last [`WINDOW`].
     pub fn update(&mut self, now: Timestamp, target: Bitrate) {
         let Some(rate) = self.rate(now) else { return };
         if rate < target.scale(LIMITED) {
@@ -76,6 +81,75 @@ impl Alr {
     #[must_use]
     pub fn limited_since(&self) -> Option<Timestamp> {
         self.since
+    }
+}
+
+/// What might be sent, so that what was sent can be compared to it later, when
+/// it is heard of.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    /// Sum of the target over time, bits, from time to time. At most
+    /// [`MOST_KEPT`].
+    sums: VecDeque<(Timestamp, f64)>,
+    target: f64,
+}
+
+impl Allowance {
+    /// The target is this from here on.
+    pub fn update(&mut self, now: Timestamp, target: Bitrate) {
+        let last = self.sums.back().copied();
+        let target = target.as_bps() as f64;
+        match last {
+            Some((at, sum)) if now.since(at) >= KEEP_EACH => {
+                let sum = sum + self.target * now.since(at).as_secs_f64();
+                self.sums.push_back((now, sum));
+                self.target = target;
+            }
+            // The greater one of so short a time.
+            Some(_) => self.target = self.target.max(target),
+            None => {
+                self.sums.push_back((now, 0.0));
+                self.target = target;
+            }
+        }
+        if self.sums.len() > MOST_KEPT {
+            self.sums.pop_front();
+        }
+    }
+
+    /// Mean of the target, bit/s, as far as it is remembered.
+    pub fn between(&self, from: Timestamp, to: Timestamp) -> Option<f64> {
+        let (start, first) = self.at(from)?;
+        let (end, last) = self.at(to)?;
+        let span = end.since(start).as_secs_f64();
+        (span > 0.0).then(|| (last - first) / span)
+    }
+
+    /// Over the time for which [`Alr`] counts what was sent.
+    pub fn lately(&self, now: Timestamp) -> Option<f64> {
+        let from = now.as_nanos().saturating_sub(WINDOW.as_nanos() as u64);
+        self.between(Timestamp::from_nanos(from), now)
+    }
+
+    /// The sum then, or at the time closest to it.
+    fn at(&self, time: Timestamp) -> Option<(Timestamp, f64)> {
+        let next = self.sums.partition_point(|(at, _)| *at <= time);
+        let Some((before, sum)) = next.checked_sub(1).and_then(|n| self.sums.get(n)) else {
+            return self.sums.front().copied();
+        };
+        let Some((after, later)) = self.sums.get(next) else {
+            let since = time.since(*before).as_secs_f64();
+            return Some((time, sum + self.target * since));
+        };
+        // They are at least [`KEEP_EACH`] apart.
+        let share = time.since(*before).as_secs_f64() / after.since(*before).as_secs_f64();
+        Some((time, sum + (later - sum) * share))
+    }
+
+    /// Entries kept: bounded.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.sums.len()
     }
 }
 
@@ -152,5 +226,48 @@ mod tests {
             alr.sent(Timestamp::from_nanos(n * 100_000), DataSize::from_bytes(10));
             assert!(alr.remembered() <= 21);
         }
+    }
+
+    fn kbps(rate: f64) -> Bitrate {
+        Bitrate::from_bps((rate * 1e3) as u64)
+    }
+
+    #[track_caller]
+    fn assert_kbps(mean: Option<f64>, rate: f64) {
+        let mean = mean.expect("it is remembered") / 1e3;
+        assert!((mean - rate).abs() < 1e-6, "{mean} kbit/s, not {rate}");
+    }
+
+    #[test]
+    fn what_was_allowed_is_the_mean_of_the_targets() {
+        let mut allowance = Allowance::default();
+        assert_eq!(allowance.between(ms(0), ms(100)), None, "nothing is known");
+        allowance.update(ms(1000), kbps(100.0));
+        allowance.update(ms(1100), kbps(300.0));
+        allowance.update(ms(1200), kbps(500.0));
+        assert_kbps(allowance.between(ms(1000), ms(1100)), 100.0);
+        // 50 ms of each.
+        assert_kbps(allowance.between(ms(1050), ms(1150)), 200.0);
+        // 50 ms of the second one and 100 ms of the last.
+        assert_kbps(
+            allowance.between(ms(1150), ms(1300)),
+            (0.05 * 300.0 + 0.1 * 500.0) / 0.15,
+        );
+        assert_kbps(allowance.between(ms(0), ms(1100)), 100.0);
+        assert_eq!(allowance.between(ms(1100), ms(1100)), None, "no time");
+        assert_eq!(allowance.between(ms(1200), ms(1100)), None, "backwards");
+    }
+
+    #[test]
+    fn targets_are_remembered_for_five_seconds() {
+        let mut allowance = Allowance::default();
+        for n in 0..100_000u64 {
+            allowance.update(ms(n), kbps(if n < 94_000 { 900.0 } else { 100.0 }));
+        }
+        assert_eq!(allowance.remembered(), MOST_KEPT);
+        assert_kbps(allowance.between(ms(0), ms(99_000)), 100.0);
+        // Time that goes backwards changes nothing that is known.
+        allowance.update(ms(5), kbps(1.0));
+        assert_eq!(allowance.remembered(), MOST_KEPT);
     }
 }

@@ -12,6 +12,8 @@
 
 use std::collections::VecDeque;
 
+use crate::comeback::{Comeback, towards};
+
 /// The values are time constants in s, and rates per s.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tuning {
@@ -65,6 +67,7 @@ pub struct Capacity {
     plateau: f64,
     best: Best,
     margin: f64,
+    comeback: Comeback,
 }
 
 /// Most of the last [`BEST`] s.
@@ -114,6 +117,7 @@ impl Capacity {
             plateau: start,
             best: Best::new(start),
             margin: 0.0,
+            comeback: Comeback::new(start),
         }
     }
 
@@ -139,6 +143,12 @@ impl Capacity {
         self.best.most()
     }
 
+    /// Where it was before a fall that it has not come back from, bit/s.
+    #[must_use]
+    pub fn goal(&self) -> Option<f64> {
+        self.comeback.goal()
+    }
+
     /// Share of the plateau to stay below it.
     #[must_use]
     pub fn margin(&self) -> f64 {
@@ -159,6 +169,8 @@ impl Capacity {
         // From far above, the difference swallows the rate.
         self.fast = (self.fast + (rate - self.fast) * towards(dt, t.fast)).max(LEAST);
         self.plateau += (self.fast - self.plateau) * towards(dt, t.plateau);
+        let excused = self.comeback.full(self.safe(), dt);
+        let standing = if excused { 0.0 } else { standing };
         // Where it takes longer to hear of a dip, each one is late for longer.
         let weight = (RESPONSE / response).min(1.0);
         self.waited(dt, standing, weight);
@@ -173,18 +185,22 @@ impl Capacity {
     }
 
     /// There was no queue of ours: it takes `rate`, and perhaps more. `trying`:
-    /// we sent what was allowed, so that a higher rate may be tried.
-    pub fn open(&mut self, rate: f64, dt: f64, trying: bool) {
+    /// we sent what was allowed, so that a higher rate may be tried. `response`
+    /// is how soon we hear of it, s; without it there is no hurry after a fall.
+    pub fn open(&mut self, rate: f64, dt: f64, trying: bool, response: Option<f64>) {
         let t = self.tuning;
         self.waited(dt, 0.0, 1.0);
         self.fast = self.fast.max(rate);
+        let safe = self.safe();
+        let hurry = |response| self.comeback.open(safe, dt, trying, response);
+        let back = response.map_or(0.0, hurry);
         if trying {
             let growth = if self.fast < self.plateau {
                 t.recovery
             } else {
                 t.growth
             };
-            self.fast *= (growth * dt).exp();
+            self.fast *= (growth.max(back) * dt).exp();
         }
         self.settle(dt);
     }
@@ -212,11 +228,6 @@ impl Capacity {
         self.best.update(dt, self.fast);
         debug_assert!(self.fast.is_finite() && self.plateau.is_finite());
     }
-}
-
-/// Share of the way that a filter with this time constant goes in `dt`.
-fn towards(dt: f64, time_constant: f64) -> f64 {
-    1.0 - (-dt / time_constant).exp()
 }
 
 #[cfg(test)]
@@ -273,9 +284,9 @@ mod tests {
     #[test]
     fn without_a_queue_it_is_at_least_what_arrives() {
         let mut c = capacity();
-        c.open(2e6, 0.05, false);
+        c.open(2e6, 0.05, false, Some(RESPONSE));
         assert_eq!((c.now(), c.plateau(), c.best()), (2e6, 2e6, 2e6));
-        c.open(0.1e6, 0.05, false);
+        c.open(0.1e6, 0.05, false, Some(RESPONSE));
         assert_eq!(c.now(), 2e6, "little arriving says nothing");
     }
 
@@ -283,15 +294,15 @@ mod tests {
     fn the_guess_grows_while_it_is_tried_and_faster_below_the_plateau() {
         let t = Tuning::default();
         let mut c = capacity();
-        c.open(0.0, 0.1, true);
+        c.open(0.0, 0.1, true, Some(RESPONSE));
         assert_near(c.now(), 1e6 * (0.1 * t.growth).exp());
         let mut c = capacity();
         c.fast = 0.5e6;
-        c.open(0.0, 0.1, true);
+        c.open(0.0, 0.1, true, Some(RESPONSE));
         assert_near(c.now(), 0.5e6 * (0.1 * t.recovery).exp());
         assert_eq!(c.plateau(), 1e6);
         let before = c.now();
-        c.open(0.0, 0.1, false);
+        c.open(0.0, 0.1, false, Some(RESPONSE));
         assert_eq!(c.now(), before, "not tried");
     }
 
@@ -306,14 +317,14 @@ mod tests {
         c.full(1e6, 0.1, t.late - 0.001, RESPONSE);
         assert!(c.margin() < wide, "a short queue is not too long");
         let less = c.margin();
-        c.open(0.0, 0.1, false);
+        c.open(0.0, 0.1, false, Some(RESPONSE));
         assert!(c.margin() < less);
         for _ in 0..100 {
             c.full(1e6, 1.0, 1.0, RESPONSE);
         }
         assert_eq!(c.margin(), WIDEST);
         for _ in 0..100 {
-            c.open(0.0, 10.0, false);
+            c.open(0.0, 10.0, false, Some(RESPONSE));
         }
         assert_eq!(c.margin(), 0.0);
     }
@@ -327,7 +338,7 @@ mod tests {
             if f64::from(n % 200) < 200.0 * t.late_share {
                 c.full(1e6, 0.01, 1.0, RESPONSE);
             } else {
-                c.open(0.0, 0.01, false);
+                c.open(0.0, 0.01, false, Some(RESPONSE));
             }
         }
         assert!((c.margin() - 0.2).abs() < 0.02, "{}", c.margin());

@@ -26,6 +26,7 @@
 mod alr;
 mod arrival_group;
 mod capacity;
+mod comeback;
 mod config;
 mod delay;
 mod detector;
@@ -45,7 +46,7 @@ mod trendline;
 
 use std::time::Duration;
 
-use alr::Alr;
+use alr::{Allowance, Alr};
 use arrival_group::Groups;
 use capacity::Capacity;
 pub use capacity::Tuning;
@@ -94,8 +95,8 @@ const LOSS_LOW: f64 = 0.02;
 const LOSS_HIGH: f64 = 0.10;
 const LOSS_RISE: f64 = 1.05;
 
-/// 20 000 packets sent, 2048 that arrived, and little else.
-pub const MOST_REMEMBERED: usize = 22_400;
+/// 20 000 packets sent, 2048 that arrived, 500 targets, and little else.
+pub const MOST_REMEMBERED: usize = 22_900;
 
 /// What decided the rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -188,6 +189,7 @@ pub struct Controller {
     prober: Prober,
     response: Response,
     alr: Alr,
+    allowance: Allowance,
     remb: Option<(Bitrate, Timestamp)>,
     /// Where there is no feedback for each packet: GCC's rate from RTCP's loss.
     blind: f64,
@@ -229,6 +231,7 @@ impl Controller {
             prober: Prober::new(config.probing),
             response: Response::default(),
             alr: Alr::default(),
+            allowance: Allowance::default(),
             remb: None,
             blind: start,
             decided: (config.start, Cause::Start),
@@ -294,6 +297,7 @@ impl Controller {
             + self.prober.remembered()
             + self.response.remembered()
             + self.alr.remembered()
+            + self.allowance.remembered()
     }
 
     #[must_use]
@@ -356,11 +360,11 @@ impl Controller {
         };
         self.processed = Some(now);
         let before = self.estimate;
-        self.alr.update(now, self.estimate.target);
+        self.compare(now);
         if self.is_late(now) {
             if self.rate.state() != State::Silent {
                 self.stats.silences += 1;
-                self.before_silence.get_or_insert(self.estimate.target);
+                self.before_silence = Some(self.rate_before_silence());
             }
             self.capacity.silent(dt.min(0.1));
             let rate = self.rate.silent(&self.capacity);
@@ -370,6 +374,22 @@ impl Controller {
             self.prober.process(now, &situation);
         }
         self.estimate != before
+    }
+
+    /// Of one silence after another, and of one after a fall, the rate before
+    /// the first counts.
+    fn rate_before_silence(&self) -> Bitrate {
+        let fallen = self.capacity.goal().map_or(Bitrate::ZERO, bitrate);
+        let before = self.before_silence.unwrap_or(Bitrate::ZERO);
+        before.max(fallen).max(self.estimate.target)
+    }
+
+    /// What was sent of late with what might have been.
+    fn compare(&mut self, now: Timestamp) {
+        let target = self.estimate.target;
+        self.allowance.update(now, target);
+        let lately = self.allowance.lately(now);
+        self.alr.update(now, lately.map_or(target, bitrate));
     }
 
     fn is_late(&self, now: Timestamp) -> bool {
@@ -444,7 +464,7 @@ impl Controller {
             .fold(outcome.lost_bytes, |sum, packet| sum + packet.size);
         self.losses
             .update(now, outcome.newly_known, outcome.newly_lost, size);
-        self.alr.update(now, self.estimate.target);
+        self.compare(now);
         let situation = self.situation();
         let shown = self.prober.results(&outcome.received);
         let probed = shown.is_some_and(|(shown, _)| {
@@ -477,7 +497,8 @@ impl Controller {
                     self.capacity.full(received, dt, standing, heard.response);
                 } else {
                     let trying = !limited && !self.is_held() && heard.usage != Usage::Over;
-                    self.capacity.open(received, dt, trying);
+                    let response = Some(heard.response);
+                    self.capacity.open(received, dt, trying, response);
                 }
             }
         } else if let Some(received) = heard.received {
@@ -549,7 +570,6 @@ impl Controller {
 
     fn heard(&self, now: Timestamp, dt: f64, fell: bool, outcome: &Outcome) -> Heard {
         let received = self.queue.receive_rate();
-        let target = self.estimate.target.as_bps() as f64;
         Heard {
             now,
             dt,
@@ -558,10 +578,22 @@ impl Controller {
             fell,
             usage: self.detector.usage(),
             received,
-            limited: self.alr.limited_since().is_some()
-                || received.is_some_and(|rate| rate < LIMITED * target),
+            limited: self.alr.limited_since().is_some() || self.sent_less(received),
             losses: outcome.newly_lost,
             response: self.response.smoothed().unwrap_or(0.1),
+        }
+    }
+
+    /// Was less sent than was allowed? What arrives is what was allowed some time
+    /// ago, which is less than now while the rate grows.
+    fn sent_less(&self, received: Option<f64>) -> bool {
+        let allowed = |(from, to, sent)| Some((sent, self.allowance.between(from, to)?));
+        match self.queue.send_rate().and_then(allowed) {
+            Some((sent, allowed)) => sent < LIMITED * allowed,
+            None => {
+                let target = self.estimate.target.as_bps() as f64;
+                received.is_some_and(|rate| rate < LIMITED * target)
+            }
         }
     }
 

@@ -131,6 +131,16 @@ impl OwnQueue {
         (span > LEAST_SPAN).then(|| size.as_bits() as f64 / span)
     }
 
+    /// When the first and the last of the window left, and the rate at which
+    /// all was sent from the one to the other, bit/s.
+    #[must_use]
+    pub fn send_rate(&self) -> Option<(Timestamp, Timestamp, f64)> {
+        let (first, last) = (self.packets.front()?, self.packets.back()?);
+        let span = last.sent.since(first.sent).as_secs_f64();
+        let size = last.sent_up_to.saturating_sub(first.sent_up_to);
+        (span > LEAST_SPAN).then(|| (first.sent, last.sent, size.as_bits() as f64 / span))
+    }
+
     /// How long a packet that leaves now will wait if the link takes
     /// `capacity`, s: the fluid queue after each of the last packets, with what
     /// has been sent since.
@@ -268,6 +278,21 @@ mod tests {
         push(&mut q, 2, 10, 85);
         // Two packets in the 25 ms after the first: 20 000 bits.
         assert_eq!(q.receive_rate().map(f64::round), Some(800_000.0));
+    }
+
+    #[test]
+    fn the_sent_rate_is_over_departures_and_counts_what_was_lost() {
+        let mut queue = OwnQueue::default();
+        assert_eq!(queue.send_rate(), None);
+        push(&mut queue, 0, 0, 60);
+        assert_eq!(queue.send_rate(), None, "one packet has no rate");
+        // Number 2 is lost; all come late, and at once.
+        push(&mut queue, 1, 10, 160);
+        push(&mut queue, 3, 30, 161);
+        let (from, to, rate) = queue.send_rate().expect("30 ms");
+        assert_eq!((from, to), (ms(0), ms(30)));
+        // 30 000 bits after the first packet.
+        assert!((rate - 1e6).abs() < 1.0, "{rate}");
     }
 
     #[test]

@@ -308,7 +308,8 @@ impl ReceiverEstimator {
             self.capacity.full(received, dt, standing, RESPONSE);
         } else {
             let trying = !limited && !held && usage != Usage::Over;
-            self.capacity.open(received, dt, trying);
+            // What was sent is not known, and so not when it was tried.
+            self.capacity.open(received, dt, trying, None);
         }
         let heard = Heard {
             now,

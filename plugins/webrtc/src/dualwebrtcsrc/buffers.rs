@@ -53,7 +53,7 @@ impl Default for Choice {
         Self {
             kind: JitterBuffer::default(),
             latency: 200,
-            max_latency: 1000,
+            max_latency: 500,
             late_target: 0.005,
             feedback: true,
             audio: true,

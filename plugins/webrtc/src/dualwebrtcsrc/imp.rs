@@ -448,7 +448,7 @@ impl ObjectImpl for DualWebRtcSrc {
                     .build(),
                 glib::ParamSpecUInt::builder("max-latency")
                     .nick("Maximum Latency")
-                    .blurb("Upper limit of the delay of adaptive jitter buffers, in ms")
+                    .blurb("Upper limit of the delay of adaptive jitter buffers, in ms; what is later is shown when it comes")
                     .maximum(10_000)
                     .default_value(default.buffers.max_latency)
                     .mutable_ready()

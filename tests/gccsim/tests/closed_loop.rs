@@ -313,7 +313,7 @@ fn after_an_outage_that_leaks_the_rate_before_is_soon_there_again() {
     for loss in [0.0, 0.03] {
         let times = come_back(12_000, 4, loss);
         let mean = times.iter().sum::<f64>() / times.len() as f64;
-        between(mean, 0.1, 2.2, "time until it is back, mean");
+        between(mean, 0.1, 1.2, "time until it is back, mean");
     }
 }
 

@@ -79,6 +79,9 @@ const FEW_MESSAGES: u64 = 5;
 /// Where less of the target arrives, the application limits. Encoders with
 /// short buffers leave some 15 % unused, and that is not meant.
 const LIMITED: f64 = 0.82;
+/// Silence is over, and a probe is of use, when packets come this soon, s. One
+/// that has waited alone for an outage that leaks has no queue of ours either.
+const DRAINED: f64 = 0.05;
 /// How often silence is looked at.
 const STEP: Duration = Duration::from_millis(10);
 /// The queue of a probe at the start may be seen for so long after it.
@@ -483,6 +486,7 @@ impl Controller {
         let heard = self.heard(now, dt, fell, outcome);
         let limited = heard.limited;
         if !self.rate.stands(heard.standing)
+            && heard.delay < DRAINED
             && let Some(before) = self.before_silence.take()
         {
             self.prober.after_silence(now, before, &situation);

@@ -18,10 +18,10 @@ use scenario::{Kind, Name};
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
-    /// const:KBPS, steps, loss:PERCENT, trace:FILE (Mahimahi), share:FLOWS, tcp, limited, or several with commas
+    /// const:KBPS, steps, loss:PERCENT, trace:FILE (Mahimahi), fall:KBPS:SECONDS, share:FLOWS, tcp, limited, or several with commas
     #[arg(long, value_delimiter = ',', default_value = "const:2000")]
     scenario: Vec<Name>,
-    /// Length in s [default: 60; 120 for steps, share and tcp, 300 for traces, 75 for limited]
+    /// Length in s [default: 60; 120 for steps, falls, share and tcp, 300 for traces, 75 for limited]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: Option<u64>,
     /// All chance comes from this
@@ -81,6 +81,8 @@ struct Figures {
     queue_ms: Millis,
     /// What media waited in the pacer.
     sender_queue_ms: Millis,
+    /// What media waited in both.
+    media_ms: Millis,
     loss: f64,
     /// From the start to 90 % of the capacity; none for traces.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +91,10 @@ struct Figures {
     rise_s: Option<Vec<Option<f64>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     drain_s: Option<Vec<f64>>,
+    /// From the end of a fall until 80 % of the capacity are delivered again:
+    /// mean and longest; 20 s if they never were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    regained_s: Option<[f64; 2]>,
     /// Of several flows, over the second half.
     #[serde(skip_serializing_if = "Option::is_none")]
     jain: Option<f64>,
@@ -177,10 +183,12 @@ fn figures(name: &Name, args: &Args, kind: &Kind, outcomes: &[Outcome]) -> Figur
         utilisation: round(mean(outcomes.iter().map(|o| utilisation(&o.bins))), 4),
         queue_ms: spread(&Outcome::queue),
         sender_queue_ms: spread(&Outcome::held),
+        media_ms: spread(&Outcome::waited),
         loss: round(mean(outcomes.iter().map(Outcome::loss)), 5),
         t90_s: None,
         rise_s: None,
         drain_s: None,
+        regained_s: None,
         jain: None,
         share: None,
         back_s: None,
@@ -190,6 +198,7 @@ fn figures(name: &Name, args: &Args, kind: &Kind, outcomes: &[Outcome]) -> Figur
     };
     match name {
         Name::Trace(_) => {}
+        Name::Fall(..) => figures.regained_s = regained(outcomes, end),
         Name::Share(_) => {
             let half = |o: &Outcome| jain(o.between(end / 2.0, end));
             figures.jain = Some(round(mean(outcomes.iter().map(half)), 3));
@@ -236,6 +245,20 @@ fn figures(name: &Name, args: &Args, kind: &Kind, outcomes: &[Outcome]) -> Figur
     figures
 }
 
+/// Of all falls.
+fn regained(outcomes: &[Outcome], end: f64) -> Option<[f64; 2]> {
+    let each = scenario::FALL_EACH as f64;
+    let falls = (1..).map(|n| f64::from(n) * each);
+    let falls: Vec<f64> = falls.take_while(|from| from + each <= end).collect();
+    let of = |o: &Outcome| {
+        let back = falls.iter().map(|from| o.back(*from, from + each));
+        back.map(|back| back.unwrap_or(each)).collect::<Vec<f64>>()
+    };
+    let times: Vec<f64> = outcomes.iter().flat_map(of).collect();
+    let most = times.iter().copied().reduce(f64::max)?;
+    Some([round(mean(times.iter().copied()), 2), round(most, 2)])
+}
+
 fn row(figures: &Figures) -> String {
     let Figures {
         queue_ms: queue,
@@ -264,6 +287,9 @@ fn row(figures: &Figures) -> String {
             .drain_s
             .as_ref()
             .map(|drain| format!("drain {drain:?} s")),
+        figures
+            .regained_s
+            .map(|[mean, most]| format!("80 % after {mean}, at most {most} s")),
         figures.jain.map(|jain| format!("Jain {jain}")),
         figures.share.map(|share| format!("share {share}")),
         figures.back_s.map(|back| format!("back after {back} s")),

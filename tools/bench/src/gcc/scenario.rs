@@ -21,6 +21,9 @@ const SHARED_KBPS: u64 = 3000;
 const LATER: Duration = Duration::from_secs(5);
 /// The TCP-like flow, unless the run is too short.
 const CROSS: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(80));
+/// It falls for some time before each multiple of this.
+pub const FALL_EACH: u64 = 20;
+const FALL_KBPS: u64 = 2000;
 /// The application sends this share of its target until then; what happens
 /// before [`SETTLED`] is not looked at.
 const LIMITED_SHARE: f64 = 0.4;
@@ -35,6 +38,8 @@ pub enum Name {
     /// Percent, at 2 Mbit/s.
     Loss(f64),
     Trace(PathBuf),
+    /// From 2 Mbit/s to so many kbit/s, for so many s of each 20.
+    Fall(u64, u64),
     /// Flows on 3 Mbit/s.
     Share(usize),
     /// Beside a TCP-like flow on 3 Mbit/s.
@@ -59,6 +64,7 @@ impl fmt::Display for Name {
                 let name = file.file_name().unwrap_or_default();
                 write!(f, "trace:{}", name.to_string_lossy())
             }
+            Self::Fall(kbps, seconds) => write!(f, "fall:{kbps}:{seconds}"),
             Self::Share(flows) => write!(f, "share:{flows}"),
             Self::Tcp => f.write_str("tcp"),
             Self::Limited => f.write_str("limited"),
@@ -80,6 +86,15 @@ impl FromStr for Name {
                 Ok(percent) if (0.0..=90.0).contains(&percent) => Ok(Self::Loss(percent)),
                 _ => Err("loss: needs a number of percent from 0 to 90, as in loss:5".into()),
             },
+            ("fall", value) => {
+                let (kbps, seconds) = value.split_once(':').unwrap_or((value, ""));
+                match (kbps.parse(), seconds.parse()) {
+                    (Ok(kbps @ 0..FALL_KBPS), Ok(seconds @ 1..FALL_EACH)) => {
+                        Ok(Self::Fall(kbps, seconds))
+                    }
+                    _ => Err("fall: needs kbit/s below 2000 and s below 20, as in fall:300:4".into()),
+                }
+            }
             ("share", value) => match value.parse() {
                 Ok(flows @ 1..=20) => Ok(Self::Share(flows)),
                 _ => Err("share: needs a number of flows from 1 to 20, as in share:2".into()),
@@ -90,7 +105,7 @@ impl FromStr for Name {
             ("tcp", "") => Ok(Self::Tcp),
             ("limited", "") => Ok(Self::Limited),
             _ => Err(
-                "none of const:KBPS, steps, loss:PERCENT, trace:FILE, share:FLOWS, tcp, limited"
+                "none of const:KBPS, steps, loss:PERCENT, trace:FILE, fall:KBPS:SECONDS, share:FLOWS, tcp, limited"
                     .into(),
             ),
         }
@@ -119,6 +134,20 @@ impl Name {
             }
             Self::Trace(file) => {
                 Scenario::new(Capacity::Trace(read(file)?, OPPORTUNITY), length(300))
+            }
+            Self::Fall(kbps, seconds) => {
+                let length = length(120);
+                let at = |seconds| Timestamp::ZERO + Duration::from_secs(seconds);
+                // A link that takes nothing at all has no time for a packet.
+                let fallen = Bitrate::from_kbps(*kbps).max(Bitrate::from_bps(1));
+                let steps = (0..length.as_secs() / FALL_EACH).flat_map(|n| {
+                    let next = (n + 1) * FALL_EACH;
+                    [
+                        (at(next - FALL_EACH), Bitrate::from_kbps(FALL_KBPS)),
+                        (at(next - seconds), fallen),
+                    ]
+                });
+                Scenario::new(Capacity::Steps(steps.collect()), length)
             }
             Self::Share(flows) => {
                 let mut scenario = Scenario::new(constant(SHARED_KBPS), length(120));

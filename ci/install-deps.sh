@@ -76,7 +76,8 @@ install_more() {
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 if ! command -v cargo >/dev/null || ! rustc=$(rustc --version); then
     say "cargo is missing; Rust $RUST_MINIMUM or newer is needed. Please install it and start again:"
-    if apt-cache show rustup >/dev/null 2>&1; then
+    # Status 0 says nothing: other packages may name it.
+    if apt-cache show rustup 2>/dev/null | grep -q .; then
         say "  apt-get install rustup (as root), then rustup default stable"
     else
         say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"

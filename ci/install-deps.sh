@@ -5,9 +5,9 @@
 # systems it lists what to install.
 #
 #   ci/install-deps.sh         to build and test
-#   ci/install-deps.sh demo    also the link emulator of ./demo
-#   ci/install-deps.sh check   also Chromium, Janus, aiortc and coturn for tests of ./check
-#   ci/install-deps.sh deny    also cargo-deny, for licences (some minutes to build)
+#   ci/install-deps.sh demo    to build, and the link emulator of ./demo
+#   ci/install-deps.sh check   as without a word, and Chromium, Janus, aiortc and coturn for tests of ./check
+#   ci/install-deps.sh deny    as without a word, and cargo-deny, for licences (some minutes to build)
 set -eu
 
 RUST_MINIMUM=1.95
@@ -43,8 +43,8 @@ say() { echo "install-deps: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
 case ${1-} in
-    '' | demo | check) ;;
-    *) fail "unknown argument '$1'; there are 'demo' and 'check'" ;;
+    '' | demo | check | deny) ;;
+    *) fail "unknown argument '$1'; there are 'demo', 'check' and 'deny'" ;;
 esac
 
 as_root() {
@@ -57,13 +57,37 @@ as_root() {
     fi
 }
 
+apt_install() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+            --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >&2
+}
+
 # What only some tests need; no error if it cannot be had.
 install_more() {
     command -v apt-get >/dev/null || return
     say "installing $*"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
+    apt_install "$@"
 }
+
+# Rust comes from rustup: distributions are often behind. Its folder may not be
+# in this shell's PATH yet, nor what is built below. Asked before anything is
+# installed, so that nobody waits for packages first.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+if ! command -v cargo >/dev/null || ! rustc=$(rustc --version); then
+    say "cargo is missing; Rust $RUST_MINIMUM or newer is needed. Please install it and start again:"
+    # Status 0 says nothing: other packages may name it.
+    if apt-cache show rustup 2>/dev/null | grep -q .; then
+        say "  apt-get install rustup (as root), then rustup default stable"
+    else
+        say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+        command -v curl >/dev/null || say "  (curl and ca-certificates are packages of these names)"
+    fi
+    exit 1
+fi
+rust=$(echo "$rustc" | cut -d' ' -f2)
+[ "$(printf '%s\n' "$RUST_MINIMUM" "$rust" | sort -V | head -n1)" = "$RUST_MINIMUM" ] ||
+    fail "Rust $rust is too old, $RUST_MINIMUM is needed: rustup update"
 
 installed() {
     # shellcheck disable=SC2016
@@ -80,9 +104,8 @@ if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then
     done
     if [ -n "$missing" ]; then
         say "installing$missing"
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
         # shellcheck disable=SC2086
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >&2
+        apt_install $missing
     fi
 else
     missing=
@@ -106,23 +129,18 @@ fi
 pkg-config --atleast-version=1.22 gstreamer-1.0 ||
     fail "GStreamer $(pkg-config --modversion gstreamer-1.0) is too old, 1.22 is needed"
 
-# Rust comes from rustup: distributions are often behind. Its folder may not be
-# in this shell's PATH yet, nor what is built below.
-PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-command -v cargo >/dev/null ||
-    fail "cargo is missing: install Rust $RUST_MINIMUM or newer with rustup"
-rust=$(rustc --version | cut -d' ' -f2)
-[ "$(printf '%s\n' "$RUST_MINIMUM" "$rust" | sort -V | head -n1)" = "$RUST_MINIMUM" ] ||
-    fail "Rust $rust is too old, $RUST_MINIMUM is needed: rustup update"
-
 # What one more program brings into cargo's folder is built outside the tree,
-# so that it shares no target folder with it.
+# so that it shares no target folder with it. Without debugging information, of
+# which rattan's profile wants all: 150 MB, and much of the time.
 cargo_install() {
     say "building $1 $2 (a few minutes)"
-    (cd / && env -u CARGO_TARGET_DIR cargo install --quiet --locked --version "$2" "$1" >&2)
+    (cd / && env -u CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_DEBUG=false \
+        cargo install --quiet --locked --version "$2" "$1" >&2)
 }
 
-cargo nextest --version >/dev/null 2>&1 || cargo_install cargo-nextest "$NEXTEST_VERSION"
+# The demo has no tests to run.
+[ "${1-}" = demo ] || cargo nextest --version >/dev/null 2>&1 ||
+    cargo_install cargo-nextest "$NEXTEST_VERSION"
 
 # Licences. To build it takes some minutes, so it is not part of `check`, whose
 # step is skipped where it is missing.
@@ -134,9 +152,7 @@ fi
 # cannot be had: Ubuntu's package is only a pointer to a snap.
 if [ "${1-}" = check ] && ! command -v chromium >/dev/null; then
     if command -v apt-get >/dev/null && [ "$(. /etc/os-release && echo "$ID")" = debian ]; then
-        say "installing chromium"
-        as_root env DEBIAN_FRONTEND=noninteractive sh -c \
-            'apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium' >&2 ||
+        install_more chromium ||
             say "chromium could not be installed: tests with it are skipped"
     else
         say "chromium is not installed: tests with it are skipped"
@@ -183,6 +199,7 @@ if [ "${1-}" = check ]; then
         say "janus could not be installed: tests with it are skipped"
 fi
 
-if [ "${1-}" = demo ]; then
-    command -v rattan >/dev/null || cargo_install rattan "$RATTAN_VERSION"
+# Without it the demo goes over loopback, and says so.
+if [ "${1-}" = demo ] && ! command -v rattan >/dev/null; then
+    cargo_install rattan "$RATTAN_VERSION" || say "rattan could not be built: no emulated link"
 fi

@@ -26,6 +26,7 @@ impl Video {
         let clip = Clip {
             file,
             size: Some(size),
+            pattern_seconds: None,
         };
         let mut from = Pictures::open(&clip)?;
         let mut pictures = Vec::new();

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 const SLICE: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 /// 15 s: the first picture of a file on a slow disk, with room to spare.
 const PICTURE_SLICES: u64 = 300;
-const TEST_SECONDS: u64 = 20;
-const TEST_FPS: u64 = 30;
+const TEST_SECONDS: u32 = 20;
+/// So many a second are counted in 31 bits.
+pub const MOST_TEST_SECONDS: u32 = 24 * 3600;
+const TEST_FPS: u32 = 30;
 const TEST_SIZE: Size = Size {
     width: 1280,
     height: 720,
@@ -45,10 +47,12 @@ impl std::str::FromStr for Size {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clip {
-    /// `None`: a moving test pattern of 20 s.
+    /// `None`: a moving test pattern.
     pub file: Option<PathBuf>,
     /// `None`: the size it has.
     pub size: Option<Size>,
+    /// Of the test pattern, in seconds; `None`: 20.
+    pub pattern_seconds: Option<u32>,
 }
 
 /// What a clip is, from its first picture.
@@ -98,6 +102,7 @@ impl Pictures {
         match &clip.file {
             None => {
                 let size = clip.size.unwrap_or(TEST_SIZE);
+                let seconds = clip.pattern_seconds.unwrap_or(TEST_SECONDS);
                 // Rings that move and grow finer to the edges: every part of
                 // the picture changes; 40 dB at 1.25 Mbit/s.
                 let source = gst::ElementFactory::make("videotestsrc")
@@ -105,7 +110,10 @@ impl Pictures {
                     .property("kx2", 10i32)
                     .property("ky2", 10i32)
                     .property("kt", 4i32)
-                    .property("num-buffers", (TEST_SECONDS * TEST_FPS) as i32)
+                    .property(
+                        "num-buffers",
+                        (seconds.min(MOST_TEST_SECONDS) * TEST_FPS) as i32,
+                    )
                     .build()?;
                 let caps = gst::Caps::builder("video/x-raw")
                     .field("format", "I420")
@@ -261,6 +269,7 @@ mod tests {
                 width: 64,
                 height: 48,
             }),
+            pattern_seconds: None,
         }
     }
 
@@ -313,6 +322,7 @@ mod tests {
         let clip = Clip {
             file: Some(path.clone()),
             size: None,
+            pattern_seconds: None,
         };
         let error = inspect(&clip).unwrap_err().to_string();
         assert!(!error.is_empty() && !error.contains("unknown"), "{error}");
@@ -329,5 +339,17 @@ mod tests {
         let info = inspect(&test_clip()).unwrap();
         assert_eq!((info.width, info.height), (64, 48));
         assert_eq!(info.fps, 30.0);
+    }
+
+    #[test]
+    fn the_test_clip_is_as_long_as_wanted() {
+        gst::init().unwrap();
+        let mut pictures = Pictures::open(&Clip {
+            pattern_seconds: Some(3),
+            ..test_clip()
+        })
+        .unwrap();
+        let count = std::iter::from_fn(|| pictures.read().unwrap()).count();
+        assert_eq!(count, 90);
     }
 }

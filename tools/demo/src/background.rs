@@ -13,13 +13,16 @@ use gst::subclass::prelude::*;
 const NICENESS: i32 = 10;
 
 /// Lowers the priority of the calling thread and of those that it will start.
-/// Elsewhere than on Linux threads have no priority of their own.
+/// Never raises it, which root may: under `nice -n 19` that would put them
+/// before the video. Elsewhere than on Linux threads have no priority of their
+/// own.
 pub fn step_back() {
     #[cfg(target_os = "linux")]
     // SAFETY: no memory is involved; 0 is the calling thread. It can only fail
     // for a thread that does not exist or for raising a priority.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS);
+        let now = libc::getpriority(libc::PRIO_PROCESS, 0);
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS.max(now));
     }
 }
 

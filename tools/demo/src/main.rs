@@ -52,11 +52,14 @@ enum What {
 #[derive(Args)]
 struct ClipArgs {
     /// Video file that GStreamer can decode; without it a moving test pattern
-    /// of 20 s
+    /// of 20 s, with --trace of 60 s, or as long as --seconds says
     video: Option<PathBuf>,
     /// Scale the clip to this size, such as 640x360
     #[arg(long)]
     size: Option<Size>,
+    /// Length of the test pattern, told by run
+    #[arg(long, hide = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(source::MOST_TEST_SECONDS)))]
+    pattern_seconds: Option<u32>,
 }
 
 impl ClipArgs {
@@ -64,6 +67,7 @@ impl ClipArgs {
         Clip {
             file: self.video.clone(),
             size: self.size,
+            pattern_seconds: self.pattern_seconds,
         }
     }
 }
@@ -78,7 +82,7 @@ struct RunArgs {
     /// A new key frame is wanted this often, in ms; 0: only at the start
     #[arg(long, default_value_t = 2000)]
     refresh_interval: u32,
-    /// Send no more than this of the clip
+    /// Send no more than this of the clip, in s
     #[arg(long, value_parser = parse_seconds)]
     seconds: Option<f64>,
     /// Rate of the emulated link, such as 2Mbps, or `direct` for loopback; or
@@ -148,7 +152,7 @@ fn main() -> ExitCode {
     prepare_environment();
     let (result, is_child) = match &cli.what {
         What::Run(args) => (
-            run::run(&run::Options {
+            run::run(run::Options {
                 clip: args.clip.clip(),
                 bitrate_kbps: args.bitrate,
                 refresh_interval: args.refresh_interval,

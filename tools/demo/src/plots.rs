@@ -5,12 +5,15 @@ use std::error::Error;
 use std::ops::Range;
 
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::ValueFormatter;
+use plotters::coord::types::RangedCoordf64;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::log::{Coded, Rate, Shown};
-use crate::rates::capacity;
-use crate::stats::switches;
+use crate::rates::{capacity, each_second};
+use crate::stats::{freezes, switches};
 use dualstream_link::Step;
 
 pub type Plotted = Result<String, Box<dyn Error>>;
@@ -18,6 +21,15 @@ pub type Plotted = Result<String, Box<dyn Error>>;
 const WIDTH: u32 = 1160;
 const FONT: &str = "sans-serif";
 const LABEL: u32 = 17;
+/// For the legend above a plot.
+const LEGEND: u32 = 30;
+/// Of a letter, on average.
+const LETTER: i32 = 8;
+/// A latency above this is drawn on a logarithmic scale, or all that is usual
+/// would lie on the axis.
+const LINEAR_MS: f64 = 1000.0;
+/// More marks than these are thin.
+const FEW_SWITCHES: usize = 20;
 /// Of the log of rates, for one rate that was sent.
 const RATE_SAMPLES: usize = 5;
 
@@ -26,6 +38,8 @@ pub const BACKGROUND: RGBColor = RGBColor(235, 150, 20);
 pub const KEY_DISPLAY: RGBColor = RGBColor(205, 30, 45);
 pub const KEY_BACKGROUND: RGBColor = RGBColor(125, 45, 145);
 pub const SWITCH: RGBColor = RGBColor(110, 110, 110);
+pub const FREEZE: RGBColor = RGBColor(250, 205, 205);
+const CAPACITY: RGBColor = RGBColor(222, 222, 222);
 const LINE: RGBColor = DISPLAY;
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(225, 225, 225);
@@ -35,10 +49,13 @@ pub struct Time {
     origin: u64,
     end: f64,
     switches: Vec<f64>,
+    /// From when to when the screen stood still.
+    freezes: Vec<(f64, f64)>,
 }
 
 impl Time {
-    pub fn of(coded: &[Coded], shown: &[Shown]) -> Self {
+    /// `fps` as in the summary; 0 if unknown.
+    pub fn of(coded: &[Coded], shown: &[Shown], fps: f64) -> Self {
         let starts = coded.iter().map(|c| c.at).chain(shown.iter().map(placed));
         let ends = coded.iter().map(|c| c.at).chain(shown.iter().map(placed));
         let origin = starts.min().unwrap_or(0);
@@ -47,10 +64,16 @@ impl Time {
             origin,
             end: end.max(0.1),
             switches: Vec::new(),
+            freezes: Vec::new(),
         };
         time.switches = switches(shown)
             .into_iter()
             .map(|i| time.at(placed(&shown[i])))
+            .collect();
+        let interval = if fps > 0.0 { 1e3 / fps } else { 0.0 };
+        time.freezes = freezes(shown, interval)
+            .into_iter()
+            .map(|i| (time.at(shown[i - 1].shown), time.at(shown[i].shown)))
             .collect();
         time
     }
@@ -71,7 +94,17 @@ pub fn latency(time: &Time, shown: &[Shown]) -> Plotted {
         .filter_map(|s| Some((time.at(placed(s)), s.latency_ms()?)))
         .collect();
     let top = points.iter().map(|p| p.1).fold(50.0, f64::max) * 1.08;
-    lines(time, 330, "ms", 0.0..top, &points)
+    let scale = latencies(&points, top);
+    lines(time, 330, scale.ms(), scale, &points)
+}
+
+/// From 0 to `top`, or from the smallest on a logarithmic scale.
+fn latencies(points: &[(f64, f64)], top: f64) -> Scale {
+    if top <= LINEAR_MS {
+        return Scale::Linear(0.0..top);
+    }
+    let low = points.iter().map(|p| p.1).fold(LINEAR_MS, f64::min);
+    Scale::Log(low.max(1.0) * 0.9..top)
 }
 
 pub fn psnr(time: &Time, shown: &[Shown]) -> Plotted {
@@ -84,7 +117,7 @@ pub fn psnr(time: &Time, shown: &[Shown]) -> Plotted {
     // Small differences are not blown up to the full height.
     let low = values.fold(high, f64::min).min(high - 10.0);
     let range = (low - 1.0).floor()..(high + 1.0).ceil();
-    lines(time, 330, "dB", range, &points)
+    lines(time, 330, "dB", Scale::Linear(range), &points)
 }
 
 /// Both streams, one above the other, on one scale.
@@ -121,6 +154,11 @@ pub fn rates(time: &Time, steps: &[Step], rates: &[Rate], shown: &[Shown]) -> Pl
         let mbps = kbps as f64 / 1e3;
         link.extend([(from + offset, mbps), (to + offset, mbps)]);
     }
+    let seconds = each_second(steps, time.end - offset);
+    let mean: Vec<_> = (0u32..)
+        .zip(seconds)
+        .map(|(at, kbps)| (f64::from(at) + 0.5 + offset, kbps / 1e3))
+        .collect();
     let estimate: Vec<_> = rates
         .iter()
         .filter_map(|rate| Some((time.at(rate.at), rate.estimate? as f64 / 1e6)))
@@ -145,20 +183,31 @@ pub fn rates(time: &Time, steps: &[Step], rates: &[Rate], shown: &[Shown]) -> Pl
     };
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, (WIDTH, 620)).into_drawing_area();
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, 680)).into_drawing_area();
         root.fill(&WHITE)?;
-        let (above, below) = root.split_vertically(350);
+        let (above, below) = root.split_vertically(400);
         let high = [&link, &estimate, &sent]
             .iter()
             .fold(0.5, |high: f64, points| high.max(top(points, 0.0)));
-        let series: [Series<'_>; 3] = [
-            ("capacity", SWITCH, 3, &link),
+        let mut series: Vec<Series<'_>> = vec![
             ("estimate", DISPLAY, 2, &estimate),
             ("sent, over 0.5 s", BACKGROUND, 2, &sent),
         ];
-        legend_chart(&above, time, "Mbit/s", high, &series)?;
+        if steps.len() > 1 {
+            series.insert(0, ("capacity, mean of each second", SWITCH, 2, &mean));
+        }
+        let marks = [("capacity", Mark::Box(CAPACITY))];
+        let area = legend(&above, &marks, &series)?;
+        let scale = Scale::Linear(0.0..high);
+        legend_chart(&area, time, "Mbit/s", scale, Some(&link), &series)?;
         let series: [Series<'_>; 1] = [("latency of each picture", DISPLAY, 1, &latency)];
-        legend_chart(&below, time, "ms", top(&latency, 100.0), &series)?;
+        let marks = [
+            ("switch", Mark::Dash),
+            ("the screen stood still", Mark::Box(FREEZE)),
+        ];
+        let area = legend(&below, &marks, &series)?;
+        let scale = latencies(&latency, top(&latency, 100.0));
+        legend_chart(&area, time, scale.ms(), scale, None, &series)?;
         root.present()?;
     }
     Ok(svg)
@@ -167,38 +216,111 @@ pub fn rates(time: &Time, steps: &[Step], rates: &[Rate], shown: &[Shown]) -> Pl
 /// Name, colour, width of the line, points.
 type Series<'a> = (&'a str, RGBColor, u32, &'a [(f64, f64)]);
 
+/// How something is shown that is no line.
+#[derive(Clone, Copy)]
+enum Mark {
+    Box(RGBColor),
+    Dash,
+}
+
+/// A line of names above the plot, where they cover nothing. Gives what is
+/// left of the area.
+fn legend<'a>(
+    area: &Area<'a>,
+    marks: &[(&str, Mark)],
+    series: &[Series<'_>],
+) -> Result<Area<'a>, Failed> {
+    let (names, rest) = area.split_vertically(LEGEND);
+    let middle = LEGEND as i32 / 2;
+    let mut x = 72;
+    let font = (FONT, LABEL, &INK).into_text_style(&names);
+    let font = font.pos(Pos::new(HPos::Left, VPos::Center));
+    let name = |x: &mut i32, text: &str| {
+        let text = text.to_string();
+        *x += 32;
+        let at = (*x, middle);
+        *x += LETTER * text.len() as i32 + 28;
+        names.draw(&Text::new(text, at, font.clone()))
+    };
+    for &(text, mark) in marks {
+        match mark {
+            Mark::Box(colour) => {
+                let corners = [(x + 4, middle - 8), (x + 24, middle + 8)];
+                names.draw(&Rectangle::new(corners, colour.filled()))?;
+            }
+            Mark::Dash => {
+                let style = ShapeStyle::from(&SWITCH).stroke_width(2);
+                let ends = [(x + 14, middle - 10), (x + 14, middle + 10)];
+                names.draw(&DashedPathElement::new(ends, 5, 3, style))?;
+            }
+        }
+        name(&mut x, text)?;
+    }
+    for &(text, colour, width, _) in series {
+        let style = ShapeStyle::from(&colour).stroke_width(width);
+        let ends = [(x, middle), (x + 24, middle)];
+        names.draw(&PathElement::new(ends, style))?;
+        name(&mut x, text)?;
+    }
+    Ok(rest)
+}
+
+/// Lines, on a ground that is filled; without one with what the viewer saw.
 fn legend_chart(
     area: &Area<'_>,
     time: &Time,
     unit: &str,
-    top: f64,
+    scale: Scale,
+    ground: Option<&[(f64, f64)]>,
     series: &[Series<'_>],
 ) -> Result<(), Failed> {
-    let mut chart = ChartBuilder::on(area)
-        .margin(8)
-        .margin_right(24)
-        .x_label_area_size(44)
-        .y_label_area_size(64)
-        .build_cartesian_2d(0.0..time.end, 0.0..top)?;
-    mesh(&mut chart, unit)?;
-    for &(name, colour, width, points) in series {
-        let style = ShapeStyle::from(&colour).stroke_width(width);
-        let within = points
-            .iter()
-            // A line that begins before the first picture starts at the edge.
-            .map(|&(t, v)| (t.clamp(0.0, time.end), v))
-            .collect::<Vec<_>>();
-        chart
-            .draw_series(LineSeries::new(within, style))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
+    let mut builder = builder(area);
+    let x = 0.0..time.end;
+    match scale {
+        Scale::Linear(y) => {
+            let ends = y.clone();
+            let chart = builder.build_cartesian_2d(x, y)?;
+            fill(chart, time, unit, ends, ground, series)
+        }
+        Scale::Log(y) => {
+            let ends = y.clone();
+            let chart = builder.build_cartesian_2d(x, y.log_scale())?;
+            fill(chart, time, unit, ends, ground, series)
+        }
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .label_font((FONT, LABEL, &INK))
-        .draw()?;
+}
+
+fn fill<Y: Axis>(
+    mut chart: Chart<'_, '_, Y>,
+    time: &Time,
+    unit: &str,
+    ends: Range<f64>,
+    ground: Option<&[(f64, f64)]>,
+    series: &[Series<'_>],
+) -> Result<(), Failed> {
+    let (low, high) = (ends.start, ends.end);
+    // A line that begins before the first picture starts at the edge.
+    let within = |points: &[(f64, f64)]| {
+        points
+            .iter()
+            .map(|&(t, v)| (t.clamp(0.0, time.end), v))
+            .collect::<Vec<_>>()
+    };
+    if let Some(ground) = ground {
+        let mut corners = within(ground);
+        if let (Some(&(left, _)), Some(&(right, _))) = (corners.first(), corners.last()) {
+            corners.extend([(right, low), (left, low)]);
+            chart.draw_series([Polygon::new(corners, CAPACITY.filled())])?;
+        }
+    } else {
+        mark_freezes(&mut chart, time, low, high)?;
+        mark_switches(&mut chart, time, low, high)?;
+    }
+    mesh(&mut chart, unit)?;
+    for &(_, colour, width, points) in series {
+        let style = ShapeStyle::from(&colour).stroke_width(width);
+        chart.draw_series(LineSeries::new(within(points), style))?;
+    }
     Ok(())
 }
 
@@ -247,53 +369,105 @@ fn bar_chart(
     Ok(())
 }
 
-fn lines(
-    time: &Time,
-    height: u32,
-    unit: &str,
-    range: Range<f64>,
-    points: &[(f64, f64)],
-) -> Plotted {
+fn lines(time: &Time, height: u32, unit: &str, scale: Scale, points: &[(f64, f64)]) -> Plotted {
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE)?;
-        let (low, high) = (range.start, range.end);
-        let mut chart = ChartBuilder::on(&root)
-            .margin(8)
-            .margin_right(24)
-            .x_label_area_size(44)
-            .y_label_area_size(64)
-            .build_cartesian_2d(0.0..time.end, range)?;
-        mesh(&mut chart, unit)?;
-        mark_switches(&mut chart, time, low, high)?;
-        chart.draw_series(LineSeries::new(
-            points.iter().copied(),
-            ShapeStyle::from(&LINE).stroke_width(1),
-        ))?;
-        chart.draw_series(
-            points
-                .iter()
-                .map(|&point| Circle::new(point, 2, LINE.filled())),
-        )?;
+        let mut builder = builder(&root);
+        let x = 0.0..time.end;
+        match scale {
+            Scale::Linear(y) => {
+                let ends = y.clone();
+                dots(builder.build_cartesian_2d(x, y)?, time, unit, ends, points)?;
+            }
+            Scale::Log(y) => {
+                let ends = y.clone();
+                let chart = builder.build_cartesian_2d(x, y.log_scale())?;
+                dots(chart, time, unit, ends, points)?;
+            }
+        }
         root.present()?;
     }
     Ok(svg)
 }
 
-type Chart<'a, 'b> = ChartContext<
-    'a,
-    SVGBackend<'b>,
-    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
->;
+fn dots<Y: Axis>(
+    mut chart: Chart<'_, '_, Y>,
+    time: &Time,
+    unit: &str,
+    ends: Range<f64>,
+    points: &[(f64, f64)],
+) -> Result<(), Failed> {
+    let (low, high) = (ends.start, ends.end);
+    mark_freezes(&mut chart, time, low, high)?;
+    mesh(&mut chart, unit)?;
+    mark_switches(&mut chart, time, low, high)?;
+    chart.draw_series(LineSeries::new(
+        points.iter().copied(),
+        ShapeStyle::from(&LINE).stroke_width(1),
+    ))?;
+    chart.draw_series(
+        points
+            .iter()
+            .map(|&point| Circle::new(point, 2, LINE.filled())),
+    )?;
+    Ok(())
+}
 
-fn mark_switches(
-    chart: &mut Chart<'_, '_>,
+fn builder<'a, 'b>(area: &'a Area<'b>) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut builder = ChartBuilder::on(area);
+    builder
+        .margin(8)
+        .margin_right(24)
+        .x_label_area_size(44)
+        .y_label_area_size(64);
+    builder
+}
+
+/// The vertical axis.
+enum Scale {
+    Linear(Range<f64>),
+    Log(Range<f64>),
+}
+
+impl Scale {
+    const fn ms(&self) -> &'static str {
+        match self {
+            Self::Linear(_) => "ms",
+            Self::Log(_) => "ms, logarithmic",
+        }
+    }
+}
+
+/// Both of them.
+trait Axis: Ranged<ValueType = f64> + ValueFormatter<f64> {}
+impl<Y: Ranged<ValueType = f64> + ValueFormatter<f64>> Axis for Y {}
+
+type Chart<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, Y>>;
+
+fn mark_freezes<Y: Axis>(
+    chart: &mut Chart<'_, '_, Y>,
     time: &Time,
     low: f64,
     high: f64,
 ) -> Result<(), Failed> {
-    let style = ShapeStyle::from(&SWITCH).stroke_width(2);
+    chart.draw_series(time.freezes.iter().map(|&(from, to)| {
+        let within = |t: f64| t.clamp(0.0, time.end);
+        let corners = [(within(from), low), (within(to), high)];
+        Rectangle::new(corners, FREEZE.filled())
+    }))?;
+    Ok(())
+}
+
+fn mark_switches<Y: Axis>(
+    chart: &mut Chart<'_, '_, Y>,
+    time: &Time,
+    low: f64,
+    high: f64,
+) -> Result<(), Failed> {
+    let few = time.switches.len() <= FEW_SWITCHES;
+    let style = ShapeStyle::from(&SWITCH).stroke_width(if few { 2 } else { 1 });
     chart.draw_series(
         time.switches
             .iter()
@@ -302,7 +476,7 @@ fn mark_switches(
     Ok(())
 }
 
-fn mesh(chart: &mut Chart<'_, '_>, unit: &str) -> Result<(), Failed> {
+fn mesh<Y: Axis>(chart: &mut Chart<'_, '_, Y>, unit: &str) -> Result<(), Failed> {
     chart
         .configure_mesh()
         .x_desc("seconds")

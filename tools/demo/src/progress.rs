@@ -85,8 +85,10 @@ pub fn table(s: &Summary) -> String {
         (
             "freezes over 100 ms",
             format!(
-                "{} (longest gap {} ms)",
-                s.freezes_over_100ms, s.longest_gap_ms
+                "{}, together {:.1} s (longest gap {} ms)",
+                s.freezes_over_100ms,
+                s.frozen_ms / 1e3,
+                s.longest_gap_ms
             ),
         ),
     ];
@@ -97,6 +99,12 @@ pub fn table(s: &Summary) -> String {
                 "mean {} ms, median {}, p97 {}, worst {}",
                 l.mean, l.p50, l.p97, l.max
             ),
+        ));
+    }
+    if let Some(l) = s.coding_ms {
+        rows.push((
+            "of it, coding",
+            format!("mean {} ms, p97 {}, worst {}", l.mean, l.p97, l.max),
         ));
     }
     if let (Some(mean), Some(min)) = (s.psnr_db_mean, s.psnr_db_min) {
@@ -111,6 +119,12 @@ pub fn table(s: &Summary) -> String {
         ),
     ));
     rows.push(("link", s.setting.link.to_string()));
+    if let Some(rates) = &s.rates {
+        rows.push(("use of the link", rates.whole.text()));
+    }
+    if let Some(slow) = s.slow() {
+        rows.push(("this machine", slow));
+    }
     let phases: Vec<_> = s
         .rates
         .iter()

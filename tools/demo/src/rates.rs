@@ -18,14 +18,55 @@ const HIGH_MS: f64 = 100.0;
 const CALM_S: f64 = 1.0;
 /// Of the capacity: followed.
 const FOLLOWED: f64 = 0.9;
+/// A link that takes less in a second has an outage: not even small pictures
+/// pass.
+const OUTAGE_KBPS: f64 = 100.0;
+const BEFORE_OUTAGE_S: f64 = 1.0;
+const AFTER_OUTAGE_S: f64 = 2.0;
+/// To say whether two rates go together.
+const LEAST_SECONDS: usize = 5;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
+    pub whole: Whole,
     pub phases: Vec<Phase>,
     /// Gaps of more than 200 ms between two shown pictures, and their sum.
     pub gaps_over_200ms: u64,
     pub gaps_total_ms: f64,
     pub packets_lost: u64,
+}
+
+/// From the first second in which a picture was shown to the last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Whole {
+    pub seconds: u64,
+    pub capacity_kbps: f64,
+    pub sent_kbps: f64,
+    pub utilisation: f64,
+    /// Of what the link took and what was sent, second by second (Pearson);
+    /// none where one of them never changed.
+    pub correlation: Option<f64>,
+    /// Seconds in which the link took less than 100 kbit/s.
+    pub outage_seconds: u64,
+}
+
+impl Whole {
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "{:.0} % of it sent: {:.0} of {:.0} kbit/s",
+            self.utilisation * 100.0,
+            self.sent_kbps,
+            self.capacity_kbps
+        );
+        if let Some(correlation) = self.correlation {
+            text += &format!(", correlation second by second {correlation}");
+        }
+        if self.outage_seconds > 0 {
+            text += &format!(", {} s of outage", self.outage_seconds);
+        }
+        text
+    }
 }
 
 /// The time from one change of the link to the next. Shares leave out the
@@ -106,7 +147,105 @@ pub fn capacity(steps: &[Step], end: f64) -> Vec<(f64, f64, u64)> {
     spans
 }
 
-/// `None` without a link that changes.
+/// What the link takes in each whole second until `end`, in kbit/s. Nothing of
+/// a link without steps.
+#[must_use]
+pub fn each_second(steps: &[Step], end: f64) -> Vec<f64> {
+    if steps.is_empty() {
+        return Vec::new();
+    }
+    let mut seconds = vec![0.0; end.max(0.0) as usize];
+    for (from, to, kbps) in capacity(steps, end) {
+        for (at, second) in seconds
+            .iter_mut()
+            .enumerate()
+            .take(to.ceil() as usize)
+            .skip(from as usize)
+        {
+            let at = at as f64;
+            *second += (to.min(at + 1.0) - from.max(at)).max(0.0) * kbps as f64;
+        }
+    }
+    seconds
+}
+
+/// From when to when the link lets next to nothing pass, in seconds.
+#[must_use]
+pub fn outages(steps: &[Step], end: f64) -> Vec<(f64, f64)> {
+    let mut outages: Vec<(f64, f64)> = Vec::new();
+    for (at, kbps) in each_second(steps, end).into_iter().enumerate() {
+        let at = at as f64;
+        match outages.last_mut() {
+            _ if kbps >= OUTAGE_KBPS => {}
+            Some(last) if last.1 >= at => last.1 = at + 1.0,
+            _ => outages.push((at, at + 1.0)),
+        }
+    }
+    outages
+}
+
+/// [`outages`] by the wall clock, in ns, with what was on its way before and
+/// what the sender leaves out until its estimate is up again.
+#[must_use]
+pub fn excuses(steps: &[Step], rates: &[Rate]) -> Vec<(u64, u64)> {
+    let (Some(first), Some(last)) = (rates.first(), rates.last()) else {
+        return Vec::new();
+    };
+    let end = last.at.saturating_sub(first.at) as f64 / 1e9;
+    let at = |seconds: f64| first.at + (seconds.max(0.0) * 1e9) as u64;
+    outages(steps, end)
+        .into_iter()
+        .map(|(from, to)| (at(from - BEFORE_OUTAGE_S), at(to + AFTER_OUTAGE_S)))
+        .collect()
+}
+
+/// What was sent until `at`, between the samples.
+fn bytes_at(rates: &[(f64, &Rate)], at: f64) -> f64 {
+    let next = rates.partition_point(|(t, _)| *t < at);
+    let bytes = |n: usize| rates.get(n).map(|(t, rate)| (*t, rate.sent_bytes as f64));
+    match (next.checked_sub(1).and_then(bytes), bytes(next)) {
+        (Some((t0, a)), Some((t1, b))) if t1 > t0 => a + (b - a) * (at - t0) / (t1 - t0),
+        (_, Some((_, bytes))) | (Some((_, bytes)), None) => bytes,
+        (None, None) => 0.0,
+    }
+}
+
+fn whole(steps: &[Step], rates: &[(f64, &Rate)], begin: f64, end: f64) -> Whole {
+    let all = each_second(steps, end);
+    let first = begin.max(0.0) as usize;
+    let link = all.get(first..).unwrap_or_default();
+    let sent: Vec<f64> = (first..all.len())
+        .map(|s| {
+            let bytes = bytes_at(rates, s as f64 + 1.0) - bytes_at(rates, s as f64);
+            bytes * 8.0 / 1e3
+        })
+        .collect();
+    let (Some(capacity), Some(mean_sent)) = (mean(link), mean(&sent)) else {
+        return Whole::default();
+    };
+    Whole {
+        seconds: link.len() as u64,
+        capacity_kbps: round(capacity, 1),
+        sent_kbps: round(mean_sent, 1),
+        utilisation: round(mean_sent / capacity, 3),
+        correlation: correlation(link, &sent).map(|r| round(r, 2)),
+        outage_seconds: link.iter().filter(|kbps| **kbps < OUTAGE_KBPS).count() as u64,
+    }
+}
+
+fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
+    let (mean_a, mean_b) = (mean(a)?, mean(b)?);
+    let of = |x: &[f64], mean_x: f64, y: &[f64], mean_y: f64| {
+        x.iter()
+            .zip(y)
+            .map(|(x, y)| (x - mean_x) * (y - mean_y))
+            .sum::<f64>()
+    };
+    let spread = (of(a, mean_a, a, mean_a) * of(b, mean_b, b, mean_b)).sqrt();
+    (a.len() >= LEAST_SECONDS && spread > 1e-6).then(|| of(a, mean_a, b, mean_b) / spread)
+}
+
+/// `None` without an emulated link.
 #[must_use]
 pub fn figures(steps: &[Step], rates: &[Rate], shown: &[Shown]) -> Option<Figures> {
     let (first, last) = (rates.first()?, rates.last()?);
@@ -135,12 +274,13 @@ pub fn figures(steps: &[Step], rates: &[Rate], shown: &[Shown]) -> Option<Figure
             phase.up_s = None;
             phase.up_is_full = false;
         }
-        // Else too short to say anything.
-        if to - from.max(begin) >= 2.0 * SETTLING_S {
+        // Else too short to say anything; and one rate all the time is `whole`.
+        if steps.len() > 1 && to - from.max(begin) >= 2.0 * SETTLING_S {
             phases.push(phase);
         }
     }
     Some(Figures {
+        whole: whole(steps, &rates, begin, end),
         phases,
         gaps_over_200ms: gaps.len() as u64,
         // The sum of nothing would be -0.
@@ -300,6 +440,67 @@ mod tests {
             ]
         );
         assert_eq!(capacity(&[], 45.0), []);
+    }
+
+    #[test]
+    fn seconds_and_outages_are_found() {
+        let step = |kbps, ms| Step { kbps, ms };
+        // Three packets of 100 ms in 3 s do not end an outage.
+        let steps = [
+            step(1000, 1500),
+            step(10, 2900),
+            step(120, 100),
+            step(2000, 1500),
+        ];
+        let seconds = each_second(&steps, 6.0);
+        let wanted = [1000.0, 505.0, 10.0, 10.0, 4.0 + 12.0 + 1000.0, 2000.0];
+        for (second, wanted) in seconds.iter().zip(wanted) {
+            assert!((second - wanted).abs() < 1e-6, "{seconds:?}");
+        }
+        assert_eq!(seconds.len(), wanted.len());
+        assert_eq!(outages(&steps, 6.0), [(2.0, 4.0)]);
+        assert_eq!(outages(&steps, 12.0), [(2.0, 4.0), (8.0, 10.0)]);
+        assert_eq!(outages(&[], 12.0), []);
+        let rates = [5, 17].map(|s| Rate {
+            at: s * S,
+            ..Rate::default()
+        });
+        assert_eq!(
+            excuses(&steps, &rates),
+            [(6 * S, 11 * S), (12 * S, 17 * S)],
+            "1 s before to 2 s after"
+        );
+        assert_eq!(excuses(&steps, &[]), []);
+        assert!(each_second(&steps, -1.0).is_empty());
+    }
+
+    #[test]
+    fn the_whole_run_has_its_figures() {
+        let figures = figures(&steps(), &rates(), &shown()).unwrap();
+        let whole = &figures.whole;
+        assert_eq!(whole.seconds, 31, "from 1 s to 32 s");
+        // 21 s of 1000, 10 s of 3000; sent were 80 % of it, a second late.
+        assert_eq!(whole.capacity_kbps, 1645.2);
+        assert!((whole.utilisation - 0.8).abs() < 0.01, "{whole:?}");
+        let r = whole.correlation.unwrap();
+        assert!((0.8..0.95).contains(&r), "{whole:?}");
+        assert_eq!(whole.outage_seconds, 0);
+        let backwards: Vec<f64> = (0..9).map(|n| -f64::from(n)).collect();
+        let forwards: Vec<f64> = (0..9).map(f64::from).collect();
+        assert!((correlation(&backwards, &forwards).unwrap() + 1.0).abs() < 1e-9);
+        assert_eq!(correlation(&[1.0; 9], &forwards), None);
+        assert_eq!(correlation(&forwards[..3], &forwards[..3]), None);
+    }
+
+    #[test]
+    fn one_rate_all_the_time_has_no_phases() {
+        let steps = [Step {
+            kbps: 1000,
+            ms: 1000,
+        }];
+        let figures = figures(&steps, &rates(), &shown()).unwrap();
+        assert_eq!(figures.phases, []);
+        assert_eq!(figures.whole.capacity_kbps, 1000.0);
     }
 
     #[test]

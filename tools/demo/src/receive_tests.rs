@@ -15,6 +15,7 @@ fn options() -> Options {
                 width: 320,
                 height: 180,
             }),
+            pattern_seconds: None,
         },
         port: 0,
         video: path("shown.mp4"),
@@ -123,6 +124,7 @@ fn every_picture_is_written_down_compared_and_recorded() {
     let mut recorded = Pictures::open(&Clip {
         file: Some(options.video.clone()),
         size: None,
+        pattern_seconds: None,
     })
     .unwrap();
     let count = std::iter::from_fn(|| recorded.read().unwrap()).count();

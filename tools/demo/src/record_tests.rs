@@ -10,6 +10,7 @@ fn clip() -> Clip {
             width: 320,
             height: 180,
         }),
+        pattern_seconds: None,
     }
 }
 
@@ -18,6 +19,7 @@ fn decoded(path: &Path) -> Vec<gst::Sample> {
     let mut pictures = Pictures::open(&Clip {
         file: Some(path.into()),
         size: None,
+        pattern_seconds: None,
     })
     .unwrap();
     std::iter::from_fn(|| pictures.read().unwrap()).collect()

@@ -24,18 +24,19 @@ svg { width: 100%; height: auto; }
 .bad { color: #b01525; font-weight: 600; }
 .box { display: inline-block; width: 15px; height: 15px; margin: 0 6px 0 20px; vertical-align: -2px; }
 .dash { display: inline-block; width: 0; height: 18px; margin: 0 8px 0 20px; border-left: 3px dashed #6e6e6e; vertical-align: -4px; }
+.legend span:first-child { margin-left: 0; }
 .small { font-size: 15px; color: #444; }
 ";
 
 /// The page. Fails only if a plot cannot be drawn.
-/// `rates` is a plot, of a link that changes.
+/// `rates` is a plot, of an emulated link.
 pub fn page(
     summary: &Summary,
     coded: &[Coded],
     shown: &[Shown],
     rates: Option<&str>,
 ) -> Result<String, Box<dyn Error>> {
-    let time = Time::of(coded, shown);
+    let time = Time::of(coded, shown, summary.setting.fps);
     let mut page = String::new();
     write!(
         page,
@@ -55,21 +56,23 @@ pub fn page(
     verdict(&mut page, summary)?;
     table(&mut page, summary)?;
 
+    let switch = "<span class=\"dash\"></span>switch of the display stream";
+    let stood = swatch(plots::FREEZE, "the screen stood still") + switch;
     if let Some(svg) = rates {
         let how = format!(
-            "The rates, on the wire and with IP and UDP, and the latency below; the estimator is {}.",
+            "Above: what the link takes and what was sent, with RTP, repair, IP and UDP; the estimate is that of {}, and at most the rate that was wanted. Below: from capture to shown; a queue is a hill, a key frame that held up the picture would be a spike, flat means that nothing waited.",
             escape(&summary.setting.estimator)
         );
         section(&mut page, "How it followed the link", &how, "", svg)?;
+    } else {
+        section(
+            &mut page,
+            "Latency of each picture",
+            "From capture to shown; a key frame that held up the picture would stand out as a spike, flat means that nothing waited.",
+            &stood,
+            &plots::latency(&time, shown)?,
+        )?;
     }
-    let switch = "<span class=\"dash\"></span>switch of the display stream";
-    section(
-        &mut page,
-        "Latency of each picture",
-        "From capture to shown; a key frame that held up the picture would stand out as a spike, flat means that nothing waited.",
-        switch,
-        &plots::latency(&time, shown)?,
-    )?;
     let legend = [
         (plots::DISPLAY, "display"),
         (plots::BACKGROUND, "background"),
@@ -90,8 +93,8 @@ pub fn page(
     section(
         &mut page,
         "Likeness to the source",
-        "Luma PSNR of each shown picture against the source picture of the same number; higher is better, and it should not drop at the switches.",
-        switch,
+        "Luma PSNR of each shown picture against the source picture of the same number; higher is better. Where it drops at a switch the other stream had not yet become as good.",
+        &stood,
         &plots::psnr(&time, shown)?,
     )?;
     notes(&mut page)?;
@@ -101,10 +104,7 @@ pub fn page(
 
 fn verdict(page: &mut String, summary: &Summary) -> std::fmt::Result {
     if summary.problems.is_empty() {
-        return writeln!(
-            page,
-            "<p class=\"good\">Every picture was shown once and in order.</p>"
-        );
+        return writeln!(page, "<p class=\"good\">{}.</p>", summary.praise());
     }
     for problem in &summary.problems {
         writeln!(page, "<p class=\"bad\">{}</p>", escape(problem))?;
@@ -131,8 +131,10 @@ fn table(page: &mut String, s: &Summary) -> std::fmt::Result {
         (
             "Freezes over 100 ms",
             format!(
-                "{} (longest gap between two pictures {} ms)",
-                s.freezes_over_100ms, s.longest_gap_ms
+                "{}, together {:.1} s (longest gap between two pictures {} ms)",
+                s.freezes_over_100ms,
+                s.frozen_ms / 1e3,
+                s.longest_gap_ms
             ),
         ),
     ];
@@ -142,6 +144,15 @@ fn table(page: &mut String, s: &Summary) -> std::fmt::Result {
             format!(
                 "mean {} ms, median {} ms, 97 % within {} ms, worst {} ms",
                 l.mean, l.p50, l.p97, l.max
+            ),
+        ));
+    }
+    if let Some(l) = s.coding_ms {
+        rows.push((
+            "Of it, coding",
+            format!(
+                "mean {} ms, 97 % within {} ms, worst {} ms",
+                l.mean, l.p97, l.max
             ),
         ));
     }
@@ -157,6 +168,12 @@ fn table(page: &mut String, s: &Summary) -> std::fmt::Result {
             s.background_share * 100.0
         ),
     ));
+    if let Some(rates) = &s.rates {
+        rows.push(("Use of the link", rates.whole.text()));
+    }
+    if let Some(slow) = s.slow() {
+        rows.push(("This machine", slow));
+    }
     for (index, stream) in s.streams.iter().enumerate() {
         rows.push((
             ["Stream 0", "Stream 1"][index],
@@ -193,11 +210,13 @@ fn table(page: &mut String, s: &Summary) -> std::fmt::Result {
 }
 
 fn section(page: &mut String, title: &str, how: &str, legend: &str, svg: &str) -> std::fmt::Result {
-    writeln!(
-        page,
-        "<h2>{title}</h2>\n<p>{how}</p>\n<p class=\"small\">{legend}</p>\n{}",
-        scalable(svg)
-    )
+    writeln!(page, "<h2>{title}</h2>\n<p>{how}</p>")?;
+    if !legend.is_empty() {
+        writeln!(page, "<p class=\"small legend\">{legend}</p>")?;
+    }
+    page.push_str(&scalable(svg));
+    page.push('\n');
+    Ok(())
 }
 
 /// plotters gives a fixed size and no namespace that XHTML would need.
@@ -211,8 +230,9 @@ fn notes(page: &mut String) -> std::fmt::Result {
         page,
         "<h2>What the figures mean</h2>\n<ul class=\"small\">\n\
          <li>Latency: its time stamp by the wall clock is put on the picture at the encoder's gate in <code>dualwebrtcsink</code>, travels with it in the RTP header extension abs-capture-time, and is compared with the wall clock of the same machine when the picture leaves <code>dualh264dec</code> towards a sink that does not synchronise. Drawing on a screen comes on top.</li>\n\
-         <li>Freeze: the gap between two shown pictures is more than {FREEZE_MS:.0} ms longer than the gap between their captures.</li>\n\
+         <li>Freeze: the gap between two shown pictures is more than {FREEZE_MS:.0} ms longer than the gap between two captures then; in the plots the ground is red from one picture to the other.</li>\n\
          <li>PSNR: 10 log10(255² / mean squared error) over the luma of one frame, at most 100 dB; the mean is that of the frames' values in dB.</li>\n\
+         <li>Use of the link: what was sent, with RTP, repair, IP and UDP, held against what the link could take, from the first picture to the last; the correlation is Pearson's, of the two in each second. A second in which it takes less than 100 kbit/s is an outage.</li>\n\
          <li>Percentiles are nearest rank. Coded video counts both streams, without RTP and repair.</li>\n\
          <li>The recording was coded again from what was shown, at the clip's own times.</li>\n</ul>"
     )

@@ -79,7 +79,13 @@ fn setting(source: &str) -> Setting {
 }
 
 fn made(source: &str, sent: &[Sent], shown: &[Shown]) -> String {
-    let summary = summarise(sent, shown, setting(source), &["<broken> & \"bad\"".into()]);
+    let summary = summarise(
+        sent,
+        shown,
+        setting(source),
+        &["<broken> & \"bad\"".into()],
+        &[],
+    );
     page(&summary, &coded(sent), shown, None).unwrap()
 }
 
@@ -180,6 +186,12 @@ fn a_run_without_a_single_picture_has_a_page_too() {
     parsed(&made("clip.mp4", &[], &[]));
 }
 
+/// With that in the legend.
+fn freezes_in(svg: &str) -> usize {
+    let RGBColor(r, g, b) = plots::FREEZE;
+    svg.matches(&format!("#{r:02X}{g:02X}{b:02X}")).count()
+}
+
 #[test]
 fn a_link_that_changes_has_a_plot_of_its_rates() {
     let (sent, shown) = logs();
@@ -194,16 +206,38 @@ fn a_link_that_changes_has_a_plot_of_its_rates() {
         })
         .collect();
     let steps = [1000, 3000].map(|kbps| Step { kbps, ms: 2000 });
-    let time = Time::of(&coded(&sent), &shown);
+    let time = Time::of(&coded(&sent), &shown, 30.0);
     let svg = plots::rates(&time, &steps, &rates, &shown).unwrap();
     for text in ["capacity", "estimate", "Mbit/s", "latency of each picture"] {
         assert!(svg.contains(text), "{text}");
     }
     assert!(!svg.contains("NaN"));
+    assert!(!svg.contains("logarithmic"));
+    assert_eq!(freezes_in(&svg), 1, "only in the legend");
+    // A second and a half without a picture, as an outage makes it.
+    let wait = |n: u64| {
+        if n < 90 {
+            0
+        } else {
+            1500u64.saturating_sub((n - 90) * 33)
+        }
+    };
+    let late: Vec<Shown> = (0u64..)
+        .zip(&shown)
+        .map(|(n, s)| Shown {
+            shown: s.shown + wait(n) * MS,
+            ..*s
+        })
+        .collect();
+    let time = Time::of(&coded(&sent), &late, 30.0);
+    let svg = plots::rates(&time, &steps, &rates, &late).unwrap();
+    assert!(svg.contains("logarithmic"));
+    assert_eq!(freezes_in(&svg), 2);
+    assert!(!svg.contains("NaN"));
     // Nothing was sent yet.
     plots::rates(&time, &steps, &[], &[]).unwrap();
 
-    let mut summary = summarise(&sent, &shown, setting("clip"), &[]);
+    let mut summary = summarise(&sent, &shown, setting("clip"), &[], &[]);
     summary.rates = rates::figures(&steps, &rates, &shown);
     let page = page(&summary, &coded(&sent), &shown, Some(&svg)).unwrap();
     assert!(page.contains("How it followed the link"));

@@ -22,8 +22,8 @@ use crate::plots::{self, Time};
 use crate::progress::Progress;
 use crate::stats::{Setting, Summary, coded, summarise};
 use crate::{progress, rates, report};
-use dualstream_clip::source::{Clip, ClipInfo};
-use dualstream_link::{Link, LinkInfo, LinkWish, Shape, mahimahi};
+use dualstream_clip::source::{Clip, ClipInfo, MOST_TEST_SECONDS};
+use dualstream_link::{Link, LinkInfo, LinkWish, Shape, Step, mahimahi};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Signalling, ICE, DTLS, first key frame.
@@ -31,6 +31,9 @@ const FIRST_PICTURE_TIMEOUT: Duration = Duration::from_secs(30);
 const STALL_TIMEOUT: Duration = Duration::from_secs(12);
 /// The receiver compares and records what is left.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(120);
+const NOT_ENDING: &str = "the receiver does not end";
+/// ATT-LTE-driving.up has its first outages by then.
+const PATTERN_SECONDS_OF_TRACE: u32 = 60;
 /// Of a trace, for a clip that does not tell its length.
 const TRACE_SECONDS: f64 = 600.0;
 /// Of a trace, for the start and the end of the session.
@@ -50,8 +53,10 @@ pub struct Options {
     pub out: PathBuf,
 }
 
-pub fn run(options: &Options) -> Result<ExitCode> {
+pub fn run(mut options: Options) -> Result<ExitCode> {
     let program = std::env::current_exe().context("where is this program?")?;
+    options.clip.pattern_seconds = pattern_seconds(&options);
+    let options = &options;
     let info = inspect(&program, &options.clip)?;
     std::fs::create_dir_all(&options.out)
         .with_context(|| format!("cannot make the folder {}", options.out.display()))?;
@@ -114,6 +119,26 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let result = conclude(&options.out, setting, &errors);
     give_back(&options.out);
     result
+}
+
+/// The test pattern is as long as is wanted of it, and long enough for what a
+/// trace has in store. `None`: as it is.
+fn pattern_seconds(options: &Options) -> Option<u32> {
+    if options.clip.file.is_some() {
+        return None;
+    }
+    let of_trace = options.trace.is_some().then_some(PATTERN_SECONDS_OF_TRACE);
+    let wanted = |s: f64| (s.ceil() as u32).clamp(1, MOST_TEST_SECONDS);
+    options.seconds.map(wanted).or(of_trace)
+}
+
+/// The longest time in which the link lets next to nothing pass.
+fn longest_outage(link: &LinkInfo) -> Duration {
+    let longest = rates::outages(&steps(link), TRACE_SECONDS)
+        .iter()
+        .map(|(from, to)| to - from)
+        .fold(0.0, f64::max);
+    Duration::from_secs_f64(longest)
 }
 
 /// A link that follows the trace in this file, as much of it as will be used:
@@ -189,6 +214,9 @@ fn add_clip(command: &mut Command, clip: &Clip) {
     if let Some(size) = clip.size {
         command.arg(format!("--size={}x{}", size.width, size.height));
     }
+    if let Some(seconds) = clip.pattern_seconds {
+        command.arg(format!("--pattern-seconds={seconds}"));
+    }
     if let Some(file) = &clip.file {
         command.arg("--").arg(file);
     }
@@ -209,6 +237,8 @@ struct Session {
     encoder: String,
     decoder: String,
     start_sender: Option<StartSender>,
+    /// Nothing new to see is a fault after this time.
+    stall: Duration,
 }
 
 type StartSender = Box<dyn FnOnce() -> Result<Child>>;
@@ -221,6 +251,7 @@ impl Session {
         link: Link,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self> {
+        let stall = STALL_TIMEOUT + longest_outage(&link.info());
         let (say, heard) = channel();
         let port = free_port()?;
         let out = std::path::absolute(&options.out)?;
@@ -254,6 +285,7 @@ impl Session {
             encoder: "unknown".into(),
             decoder: "unknown".into(),
             start_sender: Some(Box::new(move || start(command, Who::Sender, &out, say))),
+            stall,
         })
     }
 
@@ -294,11 +326,11 @@ impl Session {
                 Some(Event::AllSent { pictures, encoder }) => {
                     self.encoder = encoder;
                     self.receiver.tell_end(pictures);
-                    waiting = Waiting::new(FINISH_TIMEOUT, "the receiver does not end");
+                    waiting = Waiting::new(FINISH_TIMEOUT, NOT_ENDING);
                 }
                 Some(Event::Showing(showing)) => {
                     if self.progress.showing(&showing) {
-                        waiting.moved();
+                        waiting.moved(self.stall);
                     }
                 }
                 Some(Event::Finished { decoder }) => {
@@ -345,9 +377,9 @@ impl Waiting {
     }
 
     /// A picture came. The wait for the end of the files goes on.
-    fn moved(&mut self) {
-        if self.patience != FINISH_TIMEOUT {
-            *self = Self::new(STALL_TIMEOUT, "no new picture was shown");
+    fn moved(&mut self, stall: Duration) {
+        if self.fault != NOT_ENDING {
+            *self = Self::new(stall, "no new picture was shown");
         }
     }
 
@@ -376,17 +408,28 @@ fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
+/// A link of one rate has one step.
+fn steps(link: &LinkInfo) -> Vec<Step> {
+    match link {
+        LinkInfo::Rattan { steps, kbps, .. } if steps.is_empty() => vec![Step {
+            kbps: *kbps,
+            ms: 1000,
+        }],
+        LinkInfo::Rattan { steps, .. } => steps.clone(),
+        LinkInfo::Direct => Vec::new(),
+    }
+}
+
 /// Writes summary and report from the logs, and says how it went.
 fn conclude(out: &Path, setting: Setting, errors: &[String]) -> Result<ExitCode> {
     let mut errors = errors.to_vec();
     let sent: Vec<Sent> = or_note(read_lines(&out.join(SENDER_LOG)), &mut errors);
     let shown: Vec<Shown> = or_note(read_lines(&out.join(RECEIVER_LOG)), &mut errors);
     let rates: Vec<Rate> = or_note(read_lines(&out.join(RATES_LOG)), &mut errors);
-    let steps = match &setting.link {
-        LinkInfo::Rattan { steps, .. } => steps.clone(),
-        LinkInfo::Direct => Vec::new(),
-    };
-    let mut summary = summarise(&sent, &shown, setting, &errors);
+    let steps = steps(&setting.link);
+    let fps = setting.fps;
+    let outages = rates::excuses(&steps, &rates);
+    let mut summary = summarise(&sent, &shown, setting, &errors, &outages);
     summary.rates = rates::figures(&steps, &rates, &shown);
     let write = |name: &str, text: String| {
         let path = out.join(name);
@@ -398,7 +441,7 @@ fn conclude(out: &Path, setting: Setting, errors: &[String]) -> Result<ExitCode>
     let plot = summary
         .rates
         .is_some()
-        .then(|| plots::rates(&Time::of(&coded, &shown), &steps, &rates, &shown))
+        .then(|| plots::rates(&Time::of(&coded, &shown, fps), &steps, &rates, &shown))
         .transpose()
         .map_err(failed)?;
     if let Some(plot) = &plot {
@@ -428,7 +471,7 @@ fn print_result(out: &Path, summary: &Summary) -> Result<()> {
     let mut to = std::io::stdout().lock();
     write!(to, "\n{}", progress::table(summary))?;
     if summary.problems.is_empty() {
-        writeln!(to, "every picture was shown once and in order")?;
+        writeln!(to, "{}", summary.praise())?;
     }
     for problem in &summary.problems {
         writeln!(to, "PROBLEM: {problem}")?;

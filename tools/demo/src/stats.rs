@@ -9,8 +9,10 @@ use crate::log::{Coded, Sent, Shown};
 use crate::rates::Figures;
 use dualstream_link::LinkInfo;
 
+/// A sender that is so late, or codes so long, says nothing of the link.
+pub const SLOW_MS: f64 = 100.0;
 /// A gap between two shown pictures is a freeze when it is longer by this
-/// than the gap between their captures.
+/// than the gap between captures.
 pub const FREEZE_MS: f64 = 100.0;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,14 +58,21 @@ pub struct Summary {
     pub frames_in: u64,
     pub frames_shown: u64,
     pub missing_shown: u64,
+    /// Of them: captured while the link let next to nothing pass, or just
+    /// before or after.
+    pub missing_in_outages: u64,
     pub duplicates_shown: u64,
     pub reordered_shown: u64,
     pub untagged_shown: u64,
     pub switches: u64,
     pub freezes_over_100ms: u64,
+    /// Their gaps together.
+    pub frozen_ms: f64,
     pub longest_gap_ms: f64,
     /// Capture to shown; absent when no frame brought its time stamp.
     pub latency_ms: Option<Latency>,
+    /// Of it, capture to coded frame: long where this machine was busy.
+    pub coding_ms: Option<Latency>,
     /// Mean over the shown frames of each frame's luma PSNR.
     pub psnr_db_mean: Option<f64>,
     pub psnr_db_min: Option<f64>,
@@ -84,6 +93,35 @@ pub struct Summary {
     pub setting: Setting,
     /// Why the run does not count as good; empty when it does.
     pub problems: Vec<String>,
+}
+
+impl Summary {
+    /// Whether this machine, and not the link, made it late.
+    #[must_use]
+    pub fn slow(&self) -> Option<String> {
+        let coding = self.coding_ms.map_or(0.0, |l| l.p97);
+        let late = self.sender_late_ms;
+        let mut why = Vec::new();
+        if coding >= SLOW_MS {
+            why.push(format!(
+                "3 % of the pictures took {coding} ms or more to code"
+            ));
+        }
+        if late >= SLOW_MS {
+            why.push(format!("the sender fell {late} ms behind the clip"));
+        }
+        (!why.is_empty()).then(|| format!("was too slow or busy: {}", why.join(", and ")))
+    }
+
+    /// When there are no problems.
+    #[must_use]
+    pub fn praise(&self) -> String {
+        let but = match self.missing_in_outages {
+            0 => String::new(),
+            n => format!(", but for {n} during outages of the link"),
+        };
+        format!("Every picture was shown once and in order{but}")
+    }
 }
 
 /// The smallest value that at least `share` of all are not above
@@ -115,13 +153,36 @@ impl Shown {
 
 #[must_use]
 pub fn latency(shown: &[Shown]) -> Option<Latency> {
-    let mut values: Vec<f64> = shown.iter().filter_map(Shown::latency_ms).collect();
+    spread(shown.iter().filter_map(Shown::latency_ms).collect())
+}
+
+/// Capture to coded frame, of the frames that are shown.
+#[must_use]
+pub fn coding(sent: &[Sent]) -> Option<Latency> {
+    let mut captured = BTreeMap::new();
+    let mut values = Vec::new();
+    for line in sent {
+        match line {
+            Sent::Captured { number, at } => {
+                captured.insert(*number, *at);
+            }
+            Sent::Coded(coded) if !coded.background => {
+                let since = captured.get(&coded.number);
+                values.extend(since.map(|at| ms(i128::from(coded.at) - i128::from(*at))));
+            }
+            Sent::Coded(_) | Sent::Picture { .. } => {}
+        }
+    }
+    spread(values)
+}
+
+fn spread(mut values: Vec<f64>) -> Option<Latency> {
     values.sort_by(f64::total_cmp);
     Some(Latency {
-        mean: mean(&values)?,
-        p50: percentile(&values, 0.50)?,
-        p97: percentile(&values, 0.97)?,
-        max: *values.last()?,
+        mean: round(mean(&values)?, 1),
+        p50: round(percentile(&values, 0.50)?, 1),
+        p97: round(percentile(&values, 0.97)?, 1),
+        max: round(*values.last()?, 1),
     })
 }
 
@@ -167,23 +228,42 @@ pub fn switches(shown: &[Shown]) -> Vec<usize> {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Gaps {
     pub freezes: u64,
+    pub frozen_ms: f64,
     pub longest_ms: f64,
 }
 
 /// Without capture times a gap is held against `interval_ms`.
 #[must_use]
 pub fn gaps(shown: &[Shown], interval_ms: f64) -> Gaps {
-    let mut gaps = Gaps::default();
-    for pair in shown.windows(2) {
+    let gap = |pair: &[Shown]| ms(i128::from(pair[1].shown) - i128::from(pair[0].shown));
+    let freezes = freezes(shown, interval_ms);
+    Gaps {
+        freezes: freezes.len() as u64,
+        // The sum of nothing would be -0.
+        frozen_ms: freezes.iter().map(|&i| gap(&shown[i - 1..=i])).sum::<f64>() + 0.0,
+        longest_ms: shown.windows(2).map(gap).fold(0.0, f64::max),
+    }
+}
+
+/// Positions in `shown` of the pictures that ended a freeze. Pictures that
+/// were captured in between and never shown make none of it right.
+#[must_use]
+pub fn freezes(shown: &[Shown], interval_ms: f64) -> Vec<usize> {
+    let froze = |pair: &[Shown]| {
         let gap = ms(i128::from(pair[1].shown) - i128::from(pair[0].shown));
+        let steps = match (pair[0].number, pair[1].number) {
+            (Some(a), Some(b)) => b.saturating_sub(a).max(1) as f64,
+            _ => 1.0,
+        };
         let captured = match (pair[0].captured, pair[1].captured) {
-            (Some(a), Some(b)) => ms(i128::from(b) - i128::from(a)),
+            (Some(a), Some(b)) => ms(i128::from(b) - i128::from(a)) / steps,
             _ => interval_ms,
         };
-        gaps.longest_ms = gaps.longest_ms.max(gap);
-        gaps.freezes += u64::from(gap > captured + FREEZE_MS);
-    }
-    gaps
+        gap > captured + FREEZE_MS
+    };
+    (1..shown.len())
+        .filter(|&i| froze(&shown[i - 1..=i]))
+        .collect()
 }
 
 #[must_use]
@@ -254,9 +334,17 @@ fn captures(sent: &[Sent]) -> (Vec<u64>, f64) {
 }
 
 /// Both logs into the summary. `problems` names everything that was not as it
-/// must be; `errors` are those that the processes reported.
+/// must be; `errors` are those that the processes reported. Nobody can show
+/// what is captured in `outages` of the link, given from when to when, in ns
+/// since 1970.
 #[must_use]
-pub fn summarise(sent: &[Sent], shown: &[Shown], setting: Setting, errors: &[String]) -> Summary {
+pub fn summarise(
+    sent: &[Sent],
+    shown: &[Shown],
+    setting: Setting,
+    errors: &[String],
+    outages: &[(u64, u64)],
+) -> Summary {
     let pictures = sent
         .iter()
         .filter(|line| matches!(line, Sent::Picture { .. }))
@@ -282,18 +370,16 @@ pub fn summarise(sent: &[Sent], shown: &[Shown], setting: Setting, errors: &[Str
         frames_in: pictures,
         frames_shown: shown.len() as u64,
         missing_shown: pictures.saturating_sub(order.distinct),
+        missing_in_outages: missing_in(outages, sent, shown),
         duplicates_shown: order.duplicates,
         reordered_shown: order.reordered,
         untagged_shown: order.untagged,
         switches: switches(shown).len() as u64,
         freezes_over_100ms: gaps.freezes,
+        frozen_ms: round(gaps.frozen_ms, 1),
         longest_gap_ms: round(gaps.longest_ms, 1),
-        latency_ms: latency(shown).map(|l| Latency {
-            mean: round(l.mean, 1),
-            p50: round(l.p50, 1),
-            p97: round(l.p97, 1),
-            max: round(l.max, 1),
-        }),
+        latency_ms: latency(shown),
+        coding_ms: coding(sent),
         psnr_db_mean: mean(&psnr).map(|v| round(v, 2)),
         psnr_db_min: psnr
             .iter()
@@ -326,6 +412,18 @@ pub fn summarise(sent: &[Sent], shown: &[Shown], setting: Setting, errors: &[Str
     summary
 }
 
+/// How many were captured from when to when and never shown.
+fn missing_in(spans: &[(u64, u64)], sent: &[Sent], shown: &[Shown]) -> u64 {
+    let seen: BTreeSet<u64> = shown.iter().filter_map(|s| s.number).collect();
+    let within = |at: u64| spans.iter().any(|(from, to)| (*from..*to).contains(&at));
+    sent.iter()
+        .filter(|line| match line {
+            Sent::Captured { number, at } => within(*at) && !seen.contains(number),
+            Sent::Picture { .. } | Sent::Coded(_) => false,
+        })
+        .count() as u64
+}
+
 fn problems(s: &Summary, untimed: usize) -> Vec<String> {
     let mut found = Vec::new();
     let mut say = |count: u64, what: &str| {
@@ -333,7 +431,10 @@ fn problems(s: &Summary, untimed: usize) -> Vec<String> {
             found.push(format!("{count} {what}"));
         }
     };
-    say(s.missing_shown, "pictures were sent and never shown");
+    say(
+        s.missing_shown.saturating_sub(s.missing_in_outages),
+        "pictures were sent and never shown",
+    );
     say(s.duplicates_shown, "pictures were shown more than once");
     say(s.reordered_shown, "pictures were shown out of order");
     say(s.untagged_shown, "pictures came without a frame tag");

@@ -26,6 +26,7 @@ pub fn run(setting: &Setting) -> Result<()> {
     let clip = Clip {
         file: setting.video.clone(),
         size: Some(setting.size),
+        pattern_seconds: None,
     };
     let mut pictures = Pictures::open(&clip)?;
     let first = pictures.read()?.context("there is no video in it")?;

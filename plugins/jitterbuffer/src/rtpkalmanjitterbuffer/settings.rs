@@ -198,7 +198,7 @@ fn delay_properties(default: &Settings) -> Vec<glib::ParamSpec> {
             "latency",
             "Latency",
             "How long missing packets are waited for, in ms; longer if the delay or, with \
-             do-retransmission, two round trips are; audio without do-retransmission waits for the \
+             do-retransmission, three round trips are; audio without do-retransmission waits for the \
              delay alone",
             u32::MAX,
             default.latency_ms,

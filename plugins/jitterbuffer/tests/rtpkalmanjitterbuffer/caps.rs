@@ -230,12 +230,12 @@ fn background_frames_do_not_count_for_the_delay() {
             f.push(due_us(n), &tagged(n as u16, n * FRAME, n as u16, false));
             f.until_out(n as usize + 1);
         }
-        // It is trickled for 300 ms.
+        // It is trickled for 150 ms.
         let mut last = 0;
         for part in 0..10 {
             let mut packet = tagged(90 + part, 90 * FRAME, 90, background);
             packet.marker = part == 9;
-            last = due_us(90) + u64::from(part) * 30_000;
+            last = due_us(90) + u64::from(part) * 16_000;
             f.push(last, &packet);
         }
         f.until_out(100);

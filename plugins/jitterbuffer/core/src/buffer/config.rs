@@ -47,7 +47,7 @@ pub struct BufferConfig {
     pub clock_rate: u32,
     /// How long a missing packet is waited for: from the earliest time its
     /// frame could have come. No less than the delay, and with requests no
-    /// less than two round trips take: what is lost twice is repaired sooner by
+    /// less than three round trips take: what is lost twice is repaired sooner by
     /// a third packet than by a key frame.
     pub hold: Duration,
     /// Frames that wait longer than `hold` for downstream are dropped.

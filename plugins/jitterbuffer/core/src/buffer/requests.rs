@@ -28,7 +28,7 @@ const MOST: usize = 1000;
 /// A frame is not given up before so many requests could be answered: to ask
 /// for the packet once more takes one round trip, and to have a key frame sent
 /// in its place takes no less.
-const TRIES: u32 = 2;
+const TRIES: u32 = 3;
 
 /// Packets that were given up and may still come; the oldest are forgotten.
 const REMEMBERED: usize = 64;

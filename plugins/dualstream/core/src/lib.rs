@@ -2,6 +2,8 @@
 //! The dual-stream algorithm without GStreamer: told the time, told the
 //! input, it returns what to do. See docs/dual-stream.md.
 
+mod cavlc;
+pub mod macroblocks;
 pub mod quantiser;
 pub mod receiver;
 pub mod sender;

@@ -9,6 +9,9 @@ use h264_reader::nal::slice::SliceHeader;
 use h264_reader::nal::sps::SeqParameterSet;
 use h264_reader::nal::{Nal, RefNal, UnitType};
 
+use h264_reader::rbsp::decode_nal;
+
+use crate::macroblocks::{self, Macroblock};
 use crate::receiver::next_nal;
 
 /// A slice header is far shorter than this.
@@ -60,6 +63,28 @@ impl QuantiserReader {
             }
         }
         (count > 0).then(|| sum / f64::from(count))
+    }
+
+    /// Its macroblocks and how many there are in a row, if it is one P slice of the
+    /// kind that [`macroblocks::read`] knows.
+    pub fn macroblocks(&self, unit: &[u8]) -> Option<(Vec<Macroblock>, usize)> {
+        let mut at = 0;
+        while let Some(start) = next_nal(unit, at) {
+            at = start;
+            if unit.get(start)? & 0x1f != 1 {
+                continue;
+            }
+            let end = next_nal(unit, start).map_or(unit.len(), |next| next - 3);
+            let slice = &unit[start..end];
+            let nal = RefNal::new(&slice[..slice.len().min(HEADER)], &[], false);
+            let header = nal.header().ok()?;
+            let (_, sps, pps) =
+                SliceHeader::from_bits(&self.context, &mut nal.rbsp_bits(), header, None).ok()?;
+            let payload = decode_nal(slice).ok()?;
+            let all = macroblocks::read(&payload, header.nal_ref_idc() != 0, sps, pps)?;
+            return Some((all, usize::try_from(sps.pic_width_in_mbs()).ok()?));
+        }
+        None
     }
 
     fn parameter_set(&mut self, nal: &[u8]) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What is seen of a picture before it is coded, and done to it.
 
-use dualstream_core::sender::{Foresight, Plane, Seen, fade};
+use dualstream_core::sender::{Foresight, Plane, Seen, fade, row_differences};
 use gst_video::prelude::*;
 
 /// The pictures of one encoder.
@@ -26,12 +26,34 @@ impl Look {
     }
 
     /// The picture as it is to be coded, with a part of the one before in it.
-    pub fn give(&mut self, picture: &gst::Buffer, caps: &gst::Caps, part: f64) -> gst::Buffer {
-        let before = self.given.take().filter(|_| part > 0.0);
-        let faded = before.and_then(|before| faded(picture, &before, caps, part));
-        let given = faded.unwrap_or_else(|| picture.clone());
-        self.given = Some(given.clone());
-        given
+    pub fn faded(&self, picture: &gst::Buffer, caps: &gst::Caps, part: f64) -> gst::Buffer {
+        let before = self.given.as_ref().filter(|_| part > 0.0);
+        let faded = before.and_then(|before| faded(picture, before, caps, part));
+        faded.unwrap_or_else(|| picture.clone())
+    }
+
+    pub fn given(&mut self, picture: &gst::Buffer) {
+        self.given = Some(picture.clone());
+    }
+
+    /// From the newest one that was given, for each row of macroblocks: the sum over
+    /// its luma.
+    pub fn differences(&self, picture: &gst::Buffer, caps: &gst::Caps) -> Option<Vec<u32>> {
+        let info = plain_luma(caps)?;
+        let before = self.given.as_ref()?;
+        let new = gst_video::VideoFrameRef::from_buffer_ref_readable(picture, &info).ok()?;
+        let old = gst_video::VideoFrameRef::from_buffer_ref_readable(before, &info).ok()?;
+        let stride = usize::try_from(*new.plane_stride().first()?).ok()?;
+        if new.plane_stride() != old.plane_stride() {
+            return None;
+        }
+        let (width, height) = (info.width() as usize, info.height() as usize);
+        row_differences(
+            new.plane_data(0).ok()?,
+            old.plane_data(0).ok()?,
+            stride,
+            (width, height),
+        )
     }
 }
 

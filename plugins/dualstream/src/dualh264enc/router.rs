@@ -18,8 +18,8 @@ use crate::meta;
 use dualstream_common::{Bitrate, DataSize, Timestamp};
 use dualstream_core::quantiser::QuantiserReader;
 use dualstream_core::sender::{
-    Coding, Config, Due, EncoderRate, Feedback, GroupAccount, RateChange, RateGate, Seen, Sender,
-    Wanted,
+    Coded, Coding, Config, Due, EncoderRate, Feedback, GroupAccount, RateChange, RateGate, Seen,
+    Sender, Wanted,
 };
 use dualstream_core::wire::{FrameTag, Stream};
 use gst::glib;
@@ -158,7 +158,7 @@ impl Default for State {
             pending: Default::default(),
             pushing: [false; 2],
             gates: [RateGate::default(); 2],
-            accounts: [None; 2],
+            accounts: [None, None],
             flows: [Ok(gst::FlowSuccess::Ok); 2],
             background_rate: None,
             traffic: Traffic::default(),
@@ -455,7 +455,10 @@ pub mod imp {
                 state.caps.clone().filter(|_| looks)
             };
             let seen = match &caps {
-                Some(caps) => self.look(i).at(buffer, caps),
+                Some(caps) => {
+                    self.differ(i, buffer, caps);
+                    self.look(i).at(buffer, caps)
+                }
                 None => {
                     // What it knows would be old when it is asked again.
                     *self.look(i) = Look::default();
@@ -489,11 +492,25 @@ pub mod imp {
             let Some(caps) = caps else {
                 return buffer.clone();
             };
-            let part = self.state().accounts[i].map_or(0.0, |account| account.fading());
+            let part = match &self.state().accounts[i] {
+                Some(account) => account.fading(),
+                None => 0.0,
+            };
+            let given = self.look(i).faded(buffer, &caps, part);
             if part > 0.0 {
                 gst::debug!(CAT, imp = self, "stream {i}: fading in, {part:.2} left");
+                self.differ(i, &given, &caps);
             }
-            self.look(i).give(buffer, &caps, part)
+            self.look(i).given(&given);
+            given
+        }
+
+        /// Tells the account how much the next picture differs from the one before.
+        fn differ(&self, i: usize, buffer: &gst::Buffer, caps: &gst::Caps) {
+            let rows = self.look(i).differences(buffer, caps).unwrap_or_default();
+            if let Some(account) = &mut self.state().accounts[i] {
+                account.differ(&rows);
+            }
         }
 
         fn look(&self, i: usize) -> MutexGuard<'_, Look> {
@@ -591,11 +608,14 @@ pub mod imp {
             let i = stream.index();
             let key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
             let size = buffer.size() as u64;
-            let quantiser = buffer.map_readable().ok().and_then(|data| {
-                self.quantisers[i]
+            let kept = self.state().accounts[i].is_some();
+            let (quantiser, macroblocks) = buffer.map_readable().map_or((None, None), |data| {
+                let mut reader = self.quantisers[i]
                     .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .read(&data)
+                    .unwrap_or_else(PoisonError::into_inner);
+                let quantiser = reader.read(&data);
+                let read = kept && !key;
+                (quantiser, read.then(|| reader.macroblocks(&data)).flatten())
             });
             let tag = {
                 let mut state = self.state();
@@ -612,7 +632,12 @@ pub mod imp {
                     state.traffic.unexpected_key_frames += 1;
                 }
                 if let Some(account) = &mut state.accounts[i] {
-                    account.coded(DataSize::from_bytes(size), quantiser, key);
+                    account.coded(Coded {
+                        size: DataSize::from_bytes(size),
+                        quantiser,
+                        key,
+                        macroblocks: macroblocks.as_ref().map(|(all, width)| (&all[..], *width)),
+                    });
                 }
                 let traffic = &mut state.traffic;
                 let (frames, bytes, largest) = if tag.background {

@@ -170,6 +170,28 @@ fn shrink(
     Some(())
 }
 
+/// Of two pictures with the same layout, for each row of macroblocks (16 lines): the
+/// sum over its luma. `None` if the data end before.
+pub fn row_differences(
+    new: &[u8],
+    old: &[u8],
+    stride: usize,
+    (width, height): (usize, usize),
+) -> Option<Vec<u32>> {
+    let line = |y: usize| {
+        let start = y.checked_mul(stride)?;
+        let pairs = new.get(start..)?.get(..width)?.iter();
+        let pairs = pairs.zip(old.get(start..)?.get(..width)?);
+        Some(pairs.map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>())
+    };
+    let rows = (0..height).step_by(16);
+    let rows = rows.map(|top| {
+        let mut lines = top..height.min(top + 16);
+        lines.try_fold(0u32, |sum, y| Some(sum.saturating_add(line(y)?)))
+    });
+    rows.collect()
+}
+
 /// Leaves a part of the old samples in the new ones.
 pub fn fade(new: &mut [u8], old: &[u8], part: f64) {
     let kept = (part.clamp(0.0, 1.0) * 256.0) as i32;
@@ -268,6 +290,22 @@ mod tests {
                 assert_eq!(seen, None, "another size");
             }
         }
+    }
+
+    #[test]
+    fn rows_differ_where_their_samples_do() {
+        // 20 lines of 3 samples, each with one behind it that is no part of them.
+        let old = [7; 80];
+        let mut new = old;
+        new[0] = 9;
+        new[3] = 99;
+        new[15 * 4 + 2] = 0;
+        new[16 * 4 + 1] = 8;
+        let rows = |size| row_differences(&new, &old, 4, size);
+        assert_eq!(rows((3, 20)), Some(vec![9, 1]));
+        assert_eq!(rows((3, 0)), Some(vec![]));
+        assert_eq!(rows((3, 21)), None);
+        assert_eq!(rows((usize::MAX, 20)), None);
     }
 
     #[test]

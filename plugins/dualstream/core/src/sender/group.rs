@@ -10,6 +10,8 @@
 
 use super::EncoderRate;
 use super::foresight::Seen;
+use super::rows::Rows;
+use crate::macroblocks::Macroblock;
 use dualstream_common::{Bitrate, DataSize};
 
 /// Pictures of a group (VGOP_SIZE).
@@ -65,8 +67,19 @@ pub struct Due {
     pub seen: Option<Seen>,
 }
 
-/// The account of one encoder.
+/// A picture that was coded.
 #[derive(Clone, Copy, Debug)]
+pub struct Coded<'a> {
+    pub size: DataSize,
+    /// 0 to 51, of its slice header, if it is known.
+    pub quantiser: Option<f64>,
+    pub key: bool,
+    /// Its macroblocks and how many there are in a row, if they could be read.
+    pub macroblocks: Option<(&'a [Macroblock], usize)>,
+}
+
+/// The account of one encoder.
+#[derive(Clone, Debug)]
 pub struct GroupAccount {
     key_frame_cost: f64,
     /// Pictures of the group that have begun.
@@ -88,13 +101,14 @@ pub struct GroupAccount {
     size: f64,
     /// The part of the picture before that is left in this one.
     fading: f64,
+    rows: Rows,
 }
 
 impl GroupAccount {
     /// The rate of a key frame is divided by `key_frame_cost` before the encoder
     /// gets it.
     #[must_use]
-    pub const fn new(key_frame_cost: f64) -> Self {
+    pub fn new(key_frame_cost: f64) -> Self {
         Self {
             key_frame_cost,
             begun: 0,
@@ -107,6 +121,7 @@ impl GroupAccount {
             newest: 0.0,
             size: 0.0,
             fading: 0.0,
+            rows: Rows::default(),
         }
     }
 
@@ -120,12 +135,7 @@ impl GroupAccount {
         let told = if due.key {
             asked / self.key_frame_cost
         } else if due.alone && share > 0.0 {
-            let wanted = (1.0 + GAIN * self.over).clamp(WANTED.0, WANTED.1) * self.surprise();
-            let wanted = if self.fading > 0.0 {
-                share * COARSEST
-            } else {
-                share * wanted.min(WANTED.2)
-            };
+            let wanted = self.wanted(share);
             let per_picture = shares / f64::from(PICTURES + 1 - self.begun);
             wanted / per_picture.clamp(SPREAD.0, SPREAD.1)
         } else {
@@ -156,6 +166,24 @@ impl GroupAccount {
         shares
     }
 
+    /// The bits to allow for the picture.
+    fn wanted(&self, share: f64) -> f64 {
+        if self.fading > 0.0 {
+            return share * COARSEST;
+        }
+        let wanted = (1.0 + GAIN * self.over).clamp(WANTED.0, WANTED.1);
+        let foreseen = share * wanted.min(WANTED.2);
+        self.rows
+            .aim(foreseen, share, self.over)
+            .unwrap_or_else(|| share * (wanted * self.surprise()).min(WANTED.2))
+    }
+
+    /// How much each row of macroblocks of the next picture differs from the one
+    /// before, as both are given to the encoder: the sum over its luma.
+    pub fn differ(&mut self, rows: &[u32]) {
+        self.rows.differ(rows);
+    }
+
     fn fade(&self, due: &Due) -> f64 {
         if due.key || !due.alone {
             0.0
@@ -183,9 +211,20 @@ impl GroupAccount {
         (DEARER.0 * self.usual / self.newest).clamp(DEARER.1, 1.0)
     }
 
-    /// What became of the picture; its quantiser (0 to 51) if it is known.
-    pub fn coded(&mut self, size: DataSize, quantiser: Option<f64>, key: bool) {
+    /// What became of the picture.
+    pub fn coded(&mut self, coded: Coded<'_>) {
+        let Coded {
+            size,
+            quantiser,
+            key,
+            macroblocks,
+        } = coded;
         let bits = size.as_bits() as f64;
+        match macroblocks {
+            _ if key => self.rows.key(quantiser),
+            Some((picture, width)) => self.rows.coded(bits, picture, width),
+            None => self.rows.lost(),
+        }
         self.left -= bits;
         self.size = if self.share > 0.0 {
             bits / self.share
@@ -239,8 +278,17 @@ mod tests {
         (rate * FRAME).as_bytes() as f64
     }
 
+    fn of(bytes: u64, key: bool) -> Coded<'static> {
+        Coded {
+            size: DataSize::from_bytes(bytes),
+            quantiser: Some(30.0),
+            key,
+            macroblocks: None,
+        }
+    }
+
     fn coded(account: &mut GroupAccount, bytes: u64) {
-        account.coded(DataSize::from_bytes(bytes), Some(30.0), false);
+        account.coded(of(bytes, false));
     }
 
     #[test]
@@ -392,7 +440,7 @@ mod tests {
             ..due(4.0)
         };
         assert_eq!(account.next(key), key.asked.bitrate);
-        account.coded(DataSize::from_bytes(4000), Some(30.0), true);
+        account.coded(of(4000, true));
         // The group began with 8 pictures of 1250 bytes: 4.8 are left for 7.
         assert_eq!(account.begun, 1);
         assert!((account.left / account.told - 4.8).abs() < 0.01);
@@ -407,7 +455,7 @@ mod tests {
                 told > Bitrate::ZERO && told <= TARGET.scale(2.0),
                 "{told:?}"
             );
-            account.coded(DataSize::from_bytes(size), Some(51.0), false);
+            account.coded(of(size, false));
         }
         let nothing = Due {
             target: Bitrate::ZERO,

@@ -20,10 +20,11 @@ mod group;
 mod phase;
 mod rate_change;
 mod rates;
+mod rows;
 
 pub use config::{Config, ConfigError, Warm};
-pub use foresight::{Foresight, Plane, Seen, fade};
-pub use group::{Due, GroupAccount};
+pub use foresight::{Foresight, Plane, Seen, fade, row_differences};
+pub use group::{Coded, Due, GroupAccount};
 pub use phase::{Action, Phase, Signal};
 pub use rate_change::{RateChange, RateGate, Wanted};
 

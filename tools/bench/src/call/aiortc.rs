@@ -20,13 +20,24 @@ fn script() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../aiortc/peer.py")
 }
 
+/// The one with aiortc that ci/install-deps.sh has made, else the system's.
+fn python() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    cache
+        .map(|cache| cache.join("gst-dualstream/aiortc/bin/python"))
+        .filter(|python| python.is_file())
+        .unwrap_or_else(|| "python3".into())
+}
+
 /// Before anything is started: what is missing, and what brings it.
 pub fn check() -> Result<()> {
     let script = script();
     if !script.is_file() {
         bail!("there is no {}", script.display());
     }
-    let there = Command::new("python3")
+    let there = Command::new(python())
         .args(["-c", "import aiortc"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -35,7 +46,7 @@ pub fn check() -> Result<()> {
     match there {
         Err(e) => bail!("python3 does not start: {e}"),
         Ok(status) if !status.success() => {
-            bail!("aiortc is not installed for python3: pip install aiortc")
+            bail!("aiortc is not installed; `ci/install-deps.sh check` brings it")
         }
         Ok(_) => Ok(()),
     }
@@ -56,7 +67,7 @@ pub fn run(setting: &Setting, log: &Log, stop: &Receiver<()>) -> Result<()> {
         Role::Send => "send",
         Role::Receive => "receive",
     };
-    let mut command = Command::new("python3");
+    let mut command = Command::new(python());
     command
         .arg(script())
         .args(["--uri", &setting.uri(), "--role", role])

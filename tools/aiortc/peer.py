@@ -33,6 +33,7 @@ import sys
 import time
 
 import av
+import barcode
 import websockets
 from aiortc import (
     AudioStreamTrack,
@@ -181,9 +182,49 @@ class Counted:
         return track
 
 
-async def take_video(track):
+class Stamped(VideoStreamTrack):
+    """Pictures of another track with the bar code of dualstream-bench."""
+
+    def __init__(self, track):
+        super().__init__()
+        self.track, self.count = track, 0
+
+    async def recv(self):
+        frame = await self.track.recv()
+        now = time.time_ns()
+        # A decoder may still predict from the one that came.
+        own = av.VideoFrame(frame.width, frame.height, "yuv420p")
+        source = frame if frame.format.name == "yuv420p" else frame.reformat(format="yuv420p")
+        for index, (to, plane) in enumerate(zip(own.planes, source.planes)):
+            data = bytearray(plane)
+            if to.line_size != plane.line_size:
+                size = plane.line_size
+                rows = [bytes(data[y * size:y * size + to.width]) for y in range(plane.height)]
+                data = bytearray(padded(rows, to))
+            if index == 0:
+                barcode.write(data, to.line_size, own.width, own.height, self.count, now)
+            to.update(bytes(data[:to.buffer_size]))
+        own.pts, own.time_base = frame.pts, frame.time_base
+        self.count += 1
+        return own
+
+
+def show(frame):
+    """A line for dualstream-bench."""
+    plane, now = frame.planes[0], time.time_ns()
+    data = memoryview(plane)[:plane.line_size * (frame.height // 8)]
+    number, captured = barcode.read(
+        data, plane.line_size, frame.width, frame.height, now
+    ) or (None, None)
+    print(json.dumps({"line": "shown", "at": now, "number": number, "captured": captured}),
+          flush=True)
+
+
+async def take_video(track, bench=False):
     while True:
         frame = await track.recv()
+        if bench:
+            show(frame)
         COUNTS.values["frames"] += 1
         COUNTS.values["width"], COUNTS.values["height"] = frame.width, frame.height
         if COUNTS.values["frames"] % 10 == 1:
@@ -236,8 +277,11 @@ class Peer:
         self.sent_before = 0
 
     def on_track(self, track):
-        take = take_video if track.kind == "video" else take_audio
-        self.tasks.append(asyncio.ensure_future(until_end(take(track))))
+        if track.kind == "video":
+            taken = take_video(track, self.options.bench)
+        else:
+            taken = take_audio(track)
+        self.tasks.append(asyncio.ensure_future(until_end(taken)))
 
     # Signalling.
 
@@ -290,7 +334,9 @@ class Peer:
             video = self.player.video
         else:
             video = Pattern()
-        self.sender = self.connection.addTrack(Counted.of(video))
+        self.sender = self.connection.addTrack(
+            Counted.of(Stamped(video) if self.options.bench else video)
+        )
         h264 = [
             codec
             for codec in RTCRtpSender.getCapabilities("video").codecs
@@ -375,6 +421,8 @@ def main():
     )
     parser.add_argument("--uri", required=True, help="ws://... of the signalling server")
     parser.add_argument("--role", required=True, choices=["send", "receive"])
+    parser.add_argument("--bench", action="store_true",
+                        help="bar codes of dualstream-bench: draw or read them")
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--video", help="what to send, again and again; default: a pattern")
     options = parser.parse_args()

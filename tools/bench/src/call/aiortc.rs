@@ -70,6 +70,7 @@ pub fn run(setting: &Setting, log: &Log, stop: &Receiver<()>) -> Result<()> {
     let mut command = Command::new(python());
     command
         .arg(script())
+        .arg("--bench")
         .args(["--uri", &setting.uri(), "--role", role])
         .args(["--seconds", &setting.seconds.to_string()]);
     if let Some(video) = &setting.video {

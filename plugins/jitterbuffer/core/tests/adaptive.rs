@@ -249,7 +249,7 @@ fn stalls_that_are_rare_do_not_hold_the_delay_up() {
             })
             .frames();
         let run = Run::adaptive(&frames, 0.005);
-        // Half a second before the next one, when it is the longest ago.
+        // Once enough of them came.
         let from = 30 * FPS;
         let waited = run.waited_ms[from..].iter();
         waited.sum::<f64>() / (run.waited_ms.len() - from) as f64

@@ -515,15 +515,16 @@ fn a_network_that_reorders_is_given_time() {
     assert_eq!(rig.requests(at(now + 25)).0, [(120, 0)]);
 }
 
-#[test]
-fn a_round_trip_is_waited_for_though_hold_is_shorter() {
-    let mut config = with_requests();
-    config.hold = ms(20);
-    let mut rig = Rig::new(config);
-    let answer = |sequence| Packet {
+fn answer(sequence: u16) -> Packet<u16> {
+    Packet {
         origin: Origin::Retransmission,
         ..packet(sequence)
-    };
+    }
+}
+
+/// It has learnt that a request takes 80 ms.
+fn with_round_trip(config: BufferConfig) -> Rig {
+    let mut rig = Rig::new(config);
     rig.all(at(1000), [0, 1, 2]);
     rig.out(at(1000));
     rig.all(at(1001), [4, 5, 6, 7]);
@@ -534,6 +535,14 @@ fn a_round_trip_is_waited_for_though_hold_is_shorter() {
     );
     rig.push(at(1081), answer(3)).unwrap();
     rig.out(at(1081));
+    rig
+}
+
+#[test]
+fn a_round_trip_is_waited_for_though_hold_is_shorter() {
+    let mut config = with_requests();
+    config.hold = ms(20);
+    let mut rig = with_round_trip(config);
     rig.all(at(1100), [8, 10, 11, 12, 13]);
     rig.out(at(1100));
     assert_eq!(rig.requests(at(1100)).0, [(9, 0)]);
@@ -548,17 +557,7 @@ fn the_answer_to_a_third_request_is_waited_for() {
     let mut config = with_requests();
     config.hold = ms(20);
     config.request.hedge = false;
-    let mut rig = Rig::new(config);
-    let answer = |sequence| Packet {
-        origin: Origin::Retransmission,
-        ..packet(sequence)
-    };
-    rig.all(at(1000), [0, 1, 2]);
-    rig.out(at(1000));
-    rig.all(at(1001), [4, 5, 6, 7]);
-    assert_eq!(rig.requests(at(1001)).0, [(3, 0)]);
-    rig.push(at(1081), answer(3)).unwrap();
-    rig.out(at(1081));
+    let mut rig = with_round_trip(config);
     rig.all(at(1100), [8, 10, 11, 12, 13, 14]);
     rig.out(at(1100));
     assert_eq!(rig.requests(at(1100)).0, [(9, 0)]);

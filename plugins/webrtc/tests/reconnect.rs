@@ -126,6 +126,8 @@ struct Told {
     longest_gap: Mutex<Duration>,
     signalling: AtomicU64,
     outages: AtomicU64,
+    /// What malloc has given out and not got back, in kB.
+    allocated: AtomicU64,
 }
 
 impl Told {
@@ -142,6 +144,9 @@ impl Told {
                 .store(number.parse().unwrap(), Ordering::SeqCst);
         } else if let Some(number) = line.strip_prefix("outages ") {
             self.outages
+                .store(number.parse().unwrap(), Ordering::SeqCst);
+        } else if let Some(number) = line.strip_prefix("allocated ") {
+            self.allocated
                 .store(number.parse().unwrap(), Ordering::SeqCst);
         }
     }
@@ -171,8 +176,14 @@ impl Process {
         self.seen.signalling.load(Ordering::SeqCst) == 1
     }
 
-    /// Resident memory, in kB.
-    fn memory(&self) -> u64 {
+    fn memory(&self) -> Memory {
+        Memory {
+            resident: self.resident(),
+            allocated: self.seen.allocated.load(Ordering::SeqCst),
+        }
+    }
+
+    fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -184,6 +195,19 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Memory of a process, in kB.
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    resident: u64,
+    allocated: u64,
+}
+
+fn allocated() -> u64 {
+    // SAFETY: it only reads.
+    let info = unsafe { libc::mallinfo2() };
+    (info.uordblks + info.hblkhd) as u64 / 1024
 }
 
 /// The other processes, each on its host.
@@ -234,6 +258,7 @@ fn child() {
             "signalling {}",
             u8::from(pipeline.stat::<bool>("peer", "signalling"))
         ));
+        tell(&format!("allocated {}", allocated()));
         if role != "sender" {
             tell(&format!(
                 "outages {}",
@@ -291,28 +316,32 @@ fn repeat(name: &str, mut fault: impl FnMut(&mut Scene) -> Duration) {
     let (mut times, mut memory) = (Vec::new(), Vec::new());
     for round in 0..rounds() {
         scene.settle();
-        memory.push((scene.sender.memory(), scene.receiver.memory()));
+        memory.push([scene.sender.memory(), scene.receiver.memory()]);
         let took = fault(&mut scene);
         println!("{name} {round}: {} ms", took.as_millis());
         times.push(took);
     }
-    println!("{name}: memory of sender and receiver, kB: {memory:?}");
     let longest = times.iter().max().unwrap();
     assert!(*longest <= LIMIT, "{times:?}");
-    // What is allocated once is there after a few rounds.
-    if let [.., (sender, receiver)] = memory[..]
-        && memory.len() >= 10
-    {
-        let flat = |now: u64, before: u64| now as f64 <= before as f64 * 1.1;
-        let (before_sender, before_receiver) = memory[memory.len() / 2];
-        assert!(
-            flat(receiver, before_receiver),
-            "the receiver grows: {memory:?}"
-        );
-        if name != "killed" {
-            assert!(flat(sender, before_sender), "the sender grows: {memory:?}");
+    for (who, of) in [("sender", 0), ("receiver", 1)] {
+        let resident: Vec<_> = memory.iter().map(|pair| pair[of].resident).collect();
+        let allocated: Vec<_> = memory.iter().map(|pair| pair[of].allocated).collect();
+        println!("{name}: {who}, resident, kB: {resident:?}");
+        println!("{name}: {who}, allocated, kB: {allocated:?}");
+        // A killed one begins anew.
+        if memory.len() >= 10 && (name, who) != ("killed", "sender") {
+            assert!(is_flat(&allocated, 1.05), "the {who} leaks: {allocated:?}");
+            assert!(is_flat(&resident, 1.1), "the {who} grows: {resident:?}");
         }
     }
+}
+
+/// What is allocated once is there after a few rounds: the second half of them adds
+/// nothing.
+fn is_flat(of_rounds: &[u64], limit: f64) -> bool {
+    let (first, second) = of_rounds.split_at(of_rounds.len() / 2);
+    let most = |of: &[u64]| of.iter().copied().max().unwrap_or(0) as f64;
+    most(second) <= most(first) * limit
 }
 
 #[test]

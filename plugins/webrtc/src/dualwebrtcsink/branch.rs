@@ -2,9 +2,9 @@
 //! An encoder and the receivers that it serves.
 //!
 //! ```text
-//! gate -> tee ----------> encoder   -> tee (src_0), tee (src_1) ----------> session
+//! gate -> tee -> queue -> encoder   -> tee (src_0), tee (src_1) ----------> session
 //!                                                              \-> queues -> session
-//!          \---> queue -> encoder-7 -------------------------------------> session
+//!            \-> queue -> encoder-7 -------------------------------------> session
 //! ```
 //!
 //! The first encoder is there always, for the user to set up; further ones are
@@ -19,14 +19,13 @@ use gst::prelude::*;
 
 use super::DualWebRtcSink;
 use super::kit::Follow;
+use super::overload;
 use super::rates::Rates;
 use super::session::Session;
 use super::share::{self, Quorum, Watch};
+use super::stats::Shared;
 use crate::requirements::make;
 
-/// Pictures before an encoder that is not the first; more are dropped, oldest
-/// first, so that a slow one does not hold up the others.
-const QUEUED: u32 = 2;
 /// Coded frames for a receiver that shares an encoder. Nothing behind waits.
 const QUEUED_FRAMES: u32 = 64;
 /// What is set here for each encoder anew.
@@ -47,7 +46,8 @@ pub struct Branch {
     pub encoder: gst::Element,
     /// Several receivers may be served.
     pub is_shared: bool,
-    queue: Option<gst::Element>,
+    /// Before the encoder: a slow one holds up neither the source nor the others.
+    queue: gst::Element,
     /// Of the tee that gives the pictures, while it runs.
     tap: Option<gst::Pad>,
     /// Behind the encoder, if it is shared.
@@ -56,7 +56,8 @@ pub struct Branch {
     quorum: Arc<Mutex<Quorum>>,
     /// The user's value of the encoder's `mode`, while ours is in force.
     user_mode: Option<String>,
-    _follow: Option<Follow>,
+    /// Of one that was made for receivers that the first cannot serve.
+    follow: Option<Follow>,
 }
 
 pub fn mode_nick(encoder: &gst::Element) -> Option<String> {
@@ -79,18 +80,18 @@ fn pad(element: &gst::Element, name: &str) -> Result<gst::Pad, glib::BoolError> 
 
 impl Branch {
     /// That of the encoder which the user sets up.
-    pub fn first(encoder: &gst::Element) -> Self {
+    pub fn first(queue: &gst::Element, encoder: &gst::Element) -> Self {
         Self {
             serial: 0,
             encoder: encoder.clone(),
             is_shared: false,
-            queue: None,
+            queue: queue.clone(),
             tap: None,
             outputs: Vec::new(),
             members: Vec::new(),
             quorum: Arc::default(),
             user_mode: None,
-            _follow: None,
+            follow: None,
         }
     }
 
@@ -100,14 +101,11 @@ impl Branch {
         like: &gst::Element,
         sink: &DualWebRtcSink,
         rates: &Rates,
+        shared: &Arc<Shared>,
     ) -> Result<Self, gst::ErrorMessage> {
         let broken = |err: glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
         let encoder = make("dualh264enc", &format!("encoder-{serial}"))?;
-        let queue = make("queue", &format!("encoder-queue-{serial}"))?;
-        queue.set_property("max-size-buffers", QUEUED);
-        queue.set_property("max-size-bytes", 0u32);
-        queue.set_property("max-size-time", 0u64);
-        queue.set_property_from_str("leaky", "downstream");
+        let queue = overload::queue(&format!("encoder-queue-{serial}"), sink, shared)?;
         let follow = Follow::new(like, &encoder, &OURS);
         for element in [&encoder, &queue] {
             // It runs with a session only.
@@ -118,9 +116,8 @@ impl Branch {
         rates.add_encoder(&encoder);
         Ok(Self {
             serial,
-            queue: Some(queue),
-            _follow: Some(follow),
-            ..Self::first(&encoder)
+            follow: Some(follow),
+            ..Self::first(&queue, &encoder)
         })
     }
 
@@ -241,10 +238,7 @@ impl Branch {
 
     /// The encoder runs, without pictures.
     pub fn warm_up(&self, sink: &DualWebRtcSink) -> Result<(), glib::BoolError> {
-        for element in [Some(&self.encoder), self.queue.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        for element in [&self.encoder, &self.queue] {
             // What a bin does for its children when it starts them itself.
             if let Some(base_time) = sink.base_time() {
                 element.set_base_time(base_time);
@@ -257,12 +251,11 @@ impl Branch {
 
     fn start(&mut self, sink: &DualWebRtcSink, tee: &gst::Element) -> Result<(), glib::BoolError> {
         self.warm_up(sink)?;
-        let entry = self.queue.as_ref().unwrap_or(&self.encoder);
         let tap = tee
             .request_pad_simple("src_%u")
             .ok_or_else(|| glib::bool_error!("{} gives no pad", tee.name()))?;
         self.tap = Some(tap.clone());
-        tap.link(&pad(entry, "sink")?)
+        tap.link(&pad(&self.queue, "sink")?)
             .map_err(|err| glib::bool_error!("{err}"))?;
         Ok(())
     }
@@ -289,10 +282,7 @@ impl Branch {
     /// After the last receiver's session has stopped, which lets go of the
     /// streaming threads.
     pub fn stop(&mut self, sink: &DualWebRtcSink, session: &Session) {
-        for element in [Some(&self.encoder), self.queue.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        for element in [&self.encoder, &self.queue] {
             // Locked, or a state change of the pipeline might come after.
             element.set_locked_state(true);
             let _ = element.set_state(gst::State::Ready);
@@ -311,9 +301,12 @@ impl Branch {
 
     /// What was made for it goes.
     pub fn dispose(self, sink: &DualWebRtcSink, rates: &Rates) {
-        let Some(queue) = &self.queue else { return };
+        if self.follow.is_none() {
+            // The user's.
+            return;
+        }
         rates.remove_encoder(&self.encoder);
-        for element in [&self.encoder, queue] {
+        for element in [&self.encoder, &self.queue] {
             element.set_locked_state(true);
             let _ = element.set_state(gst::State::Null);
             remove(sink, element);

@@ -105,8 +105,9 @@
  * | `reason` | string | why not dual; empty if it is |
  * | `sessions` | uint64 | receivers served so far |
  * | `refused` | uint64 | receivers refused |
- * | `pictures-encoded` | uint64 | pictures given to the encoder |
+ * | `pictures-encoded` | uint64 | pictures given to the encoders |
  * | `pictures-dropped` | uint64 | pictures dropped for want of a receiver |
+ * | `pictures-late` | uint64 | of those given to the encoders, left out because one was too slow (counted for each encoder) |
  * | `waiting` | boolean | the first picture is waiting for a receiver |
  * | `encoder` | structure | statistics of the encoder |
  * | `web-server` | string | address of the page, while there is a web server |
@@ -185,6 +186,7 @@ use super::branch::Branch;
 use super::control::CongestionControl;
 use super::gate::{EosHandler, GateElement, Mode};
 use super::kit::Kit;
+use super::overload;
 use super::rates::Rates;
 use super::slow::Search;
 use super::stats::{Receiver, Shared, add_stats};
@@ -223,6 +225,8 @@ struct Parts {
     gate: GateElement,
     /// Gives the pictures to the encoders.
     tee: gst::Element,
+    /// Before the encoder.
+    queue: gst::Element,
     encoder: gst::Element,
     rates: Rates,
     kit: Kit,
@@ -303,19 +307,30 @@ impl DualWebRtcSink {
         let entry = pad(&encoder, "sink")?;
         let gate = GateElement::new("gate", formats, &timeline, &clocksync, &entry);
         let obj = self.obj();
-        obj.add_many([&convert, &clocksync, gate.upcast_ref(), &tee, &encoder])
-            .map_err(broken)?;
+        let queue = overload::queue("encoder-queue", &obj, &self.shared)?;
+        obj.add_many([
+            &convert,
+            &clocksync,
+            gate.upcast_ref(),
+            &tee,
+            &queue,
+            &encoder,
+        ])
+        .map_err(broken)?;
         gst::Element::link_many([&convert, &clocksync, gate.upcast_ref(), &tee]).map_err(broken)?;
+        queue.link(&encoder).map_err(broken)?;
         self.sinkpad
             .set_target(Some(&pad(&convert, "sink")?))
             .map_err(broken)?;
         // It runs with a session only.
+        queue.set_locked_state(true);
         encoder.set_locked_state(true);
         let rates = Rates::new(&encoder);
         Ok(Parts {
             clocksync,
             gate,
             tee,
+            queue,
             kit: Kit::new(&rates)?,
             rates,
             audio_encoder: AudioInput::encoder().ok(),
@@ -430,7 +445,7 @@ impl DualWebRtcSink {
         let worker = Worker {
             sink: self.obj().downgrade(),
             tee: parts.tee.clone(),
-            branches: vec![Branch::first(&parts.encoder)],
+            branches: vec![Branch::first(&parts.queue, &parts.encoder)],
             rates: parts.rates.clone(),
             kit: parts.kit.clone(),
             has_control: control == CongestionControl::Gcc,
@@ -522,6 +537,7 @@ impl DualWebRtcSink {
             .field("refused", snapshot.refused)
             .field("pictures-encoded", gate.passed)
             .field("pictures-dropped", gate.dropped)
+            .field("pictures-late", self.shared.late())
             .field("waiting", gate.holding)
             .build();
         if let Some(running) = &*self.running.lock().unwrap()
@@ -915,6 +931,7 @@ impl ElementImpl for DualWebRtcSink {
             gst::StateChange::ReadyToNull => {
                 if let Some(parts) = self.parts.get() {
                     parts.encoder.set_state(gst::State::Null)?;
+                    parts.queue.set_state(gst::State::Null)?;
                     if let Some(encoder) = &parts.audio_encoder {
                         encoder.set_state(gst::State::Null)?;
                     }

@@ -13,6 +13,7 @@ mod imp;
 mod key_requests;
 mod kit;
 mod layout;
+mod overload;
 mod page;
 mod rates;
 mod session;

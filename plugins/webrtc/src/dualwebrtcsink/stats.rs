@@ -2,6 +2,7 @@
 //! What the worker thread shows of itself.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gst::glib;
 use gst::prelude::*;
@@ -123,14 +124,26 @@ pub struct Snapshot {
 }
 
 #[derive(Default)]
-pub struct Shared(Mutex<Snapshot>);
+pub struct Shared {
+    snapshot: Mutex<Snapshot>,
+    late: AtomicU64,
+}
 
 impl Shared {
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
-        change(&mut self.0.lock().unwrap());
+        change(&mut self.snapshot.lock().unwrap());
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        self.0.lock().unwrap().clone()
+        self.snapshot.lock().unwrap().clone()
+    }
+
+    /// Pictures for which an encoder had no time.
+    pub fn late(&self) -> u64 {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    pub fn add_late(&self) {
+        self.late.fetch_add(1, Ordering::Relaxed);
     }
 }

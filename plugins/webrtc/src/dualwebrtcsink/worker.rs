@@ -308,8 +308,14 @@ impl Worker {
         }
         self.serial += 1;
         // Like the one that the user sets up.
-        let mut own = Branch::another(self.serial, &self.branches[0].encoder, sink, &self.rates)
-            .map_err(|err| err.to_string())?;
+        let mut own = Branch::another(
+            self.serial,
+            &self.branches[0].encoder,
+            sink,
+            &self.rates,
+            &self.shared,
+        )
+        .map_err(|err| err.to_string())?;
         if own.encoder.has_property("start-budget") {
             own.encoder.set_property("start-budget", MOVE_BUDGET);
         }
@@ -746,7 +752,7 @@ impl Worker {
                 let Some(first) = self.first_encoder() else {
                     return Ok(());
                 };
-                let branch = Branch::another(serial, first, sink, &self.rates)?;
+                let branch = Branch::another(serial, first, sink, &self.rates, &self.shared)?;
                 self.branches.push(branch);
                 self.branches.len() - 1
             }

@@ -307,7 +307,7 @@ impl DualWebRtcSink {
         let entry = pad(&encoder, "sink")?;
         let gate = GateElement::new("gate", formats, &timeline, &clocksync, &entry);
         let obj = self.obj();
-        let queue = overload::queue("encoder-queue", &obj, &self.shared)?;
+        let queue = overload::queue("queue", &obj, &self.shared)?;
         obj.add_many([
             &convert,
             &clocksync,

@@ -196,6 +196,10 @@ impl<P> JitterBuffer<P> {
                 self.stats.astray += 1;
                 Err(Rejected::Astray)
             }
+            Verdict::Late => {
+                self.stats.late += 1;
+                Err(Rejected::Late)
+            }
         };
         self.advance(now);
         if self.limit(now) {

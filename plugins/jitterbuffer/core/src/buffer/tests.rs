@@ -2,6 +2,8 @@
 use super::*;
 use crate::{Config, ModelKind, Part};
 
+mod outage;
+
 const FRAME: u32 = 3000;
 const SIZE: DataSize = DataSize::from_bytes(1000);
 

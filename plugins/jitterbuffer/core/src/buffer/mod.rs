@@ -43,9 +43,13 @@ use crate::timing::{StreamId, Timing, Whole, nanos, ticks_to_nanos};
 /// this.
 const LONGEST_REPAIR: Duration = Duration::from_secs(1);
 /// Frames that are not shown have no time to be shown at: they are waited for
-/// so long after the last packet, or until the first shown frame behind them
-/// has to go.
+/// so long after the last packet, or the one that told that another is missing,
+/// or until the first shown frame behind them has to go.
 const HIDDEN_HOLD: Duration = Duration::from_secs(1);
+/// No packet of them is asked for that could have been here so long ago: their
+/// sender has given up a picture that was not said complete by then (docs/
+/// dual-stream.md, at most 3 s after its last byte).
+const HIDDEN_AGE: Duration = Duration::from_secs(3);
 /// A key frame is asked for again after this time, if nothing came.
 const KEY_REPEAT: Duration = Duration::from_millis(500);
 
@@ -264,7 +268,9 @@ impl<P> JitterBuffer<P> {
         let repair = self.requests.repair(config);
         let until = |timestamp, since, hidden| {
             if hidden {
-                now + HIDDEN_HOLD
+                let plan = timing.plan(stream, timestamp);
+                let age = plan.map_or(since, |plan| plan.earliest) + HIDDEN_AGE;
+                age.min(since + HIDDEN_HOLD)
             } else {
                 give_up_at(timing, stream, timestamp, since, config.hold, repair)
             }
@@ -657,7 +663,7 @@ impl<P> JitterBuffer<P> {
                 due
             });
         }
-        let patience = self.last_arrival + HIDDEN_HOLD;
+        let patience = self.store.missed_since().unwrap_or(self.last_arrival) + HIDDEN_HOLD;
         let shown = self.store.first_shown().map(of);
         Some(shown.map_or(patience, |shown| shown.min(patience)))
     }

@@ -392,11 +392,15 @@ impl Requests {
         self.given_up.push_back((number, missing.requested));
     }
 
-    /// An answer came for a packet that was given up.
+    /// An answer came for a packet that was given up. One that no packet is waited
+    /// for was held up by an outage; it says nothing of the next ones.
     pub(super) fn too_late(&mut self, now: Timestamp, number: u64) {
         let at = self.given_up.iter().position(|(n, _)| *n == number);
         if let Some((_, requested)) = at.and_then(|at| self.given_up.remove(at)) {
-            self.rtt.answered(now.since(requested));
+            let took = now.since(requested);
+            if took <= LONGEST_REPAIR || self.rtt.known().is_none() {
+                self.rtt.answered(took);
+            }
         }
     }
 

@@ -324,6 +324,16 @@ impl<P> Store<P> {
         self.lead == 0 && self.held > 0 && self.scanned == self.slots.len()
     }
 
+    /// When it was noticed that the first packet is missing, or the first behind
+    /// the run at the front. Holds after [`Self::whole_run`].
+    pub(super) fn missed_since(&self) -> Option<Timestamp> {
+        let at = if self.lead > 0 { 0 } else { self.scanned };
+        match self.slots.get(at) {
+            Some(Slot::Missing(missing)) => Some(missing.since),
+            _ => None,
+        }
+    }
+
     /// First and last of the run around `at`, where both are known. The front
     /// counts as a beginning if `clean`.
     pub(super) fn run_around(&self, at: usize, clean: bool) -> Option<(usize, usize)> {

@@ -29,6 +29,8 @@ struct Taken {
 pub struct Watch {
     pub rig: Rig,
     taken: BTreeMap<Place, Taken>,
+    /// When each packet was seen to be missing.
+    missed: HashMap<Place, Timestamp>,
     /// What did not fit, as far as it may be let in.
     astray: Vec<Packet<u64>>,
     last_arrival: Timestamp,
@@ -45,6 +47,7 @@ impl Watch {
         Self {
             rig,
             taken: BTreeMap::new(),
+            missed: HashMap::new(),
             astray: Vec::new(),
             last_arrival: Timestamp::ZERO,
             last: None,
@@ -70,9 +73,36 @@ impl Watch {
             hidden: packet.hidden,
             arrival: now,
         };
-        let before = self.taken.insert(self.place(packet.sequence), taken);
+        let place = self.place(packet.sequence);
+        let before = self.taken.insert(place, taken);
         assert!(before.is_none(), "{packet:?} was there");
+        self.miss(now, place);
         self.last_arrival = self.last_arrival.max(now);
+    }
+
+    /// Before the last packet of all, or behind the first of all, some are missing.
+    fn miss(&mut self, now: Timestamp, (epoch, number): Place) {
+        let others = |from: u64, to: u64| self.taken.range((epoch, from)..(epoch, to));
+        let before = others(0, number).next_back().map(|((_, n), _)| *n);
+        let behind = others(number + 1, u64::MAX).next().map(|((_, n), _)| *n);
+        let missing = match (before, behind) {
+            (Some(before), None) => before + 1..number,
+            (None, Some(behind)) => number + 1..behind,
+            _ => 0..0,
+        };
+        for number in missing {
+            self.missed.insert((epoch, number), now);
+        }
+    }
+
+    /// Since when the front is waited for, though it is not shown.
+    fn waits_since(&self) -> Timestamp {
+        let (epoch, begin) = self.rig.buffer.begin();
+        let missing = (begin..)
+            .map(|number| (epoch, number))
+            .find(|place| !self.taken.contains_key(place));
+        let missed = missing.and_then(|place| self.missed.get(&place));
+        missed.copied().unwrap_or(self.last_arrival)
     }
 
     /// Whether the stream began anew; then all that was held goes out.
@@ -164,7 +194,7 @@ impl Watch {
                 (least, most)
             });
         }
-        let patience = self.last_arrival + HIDDEN_HOLD;
+        let patience = self.waits_since() + HIDDEN_HOLD;
         let shown = self.held().find(|(_, taken)| !taken.hidden);
         let (least, most) = shown.map_or((patience, patience), |(_, shown)| self.give_up(&shown));
         Some((least.min(patience), most.min(patience)))
@@ -194,7 +224,8 @@ impl Watch {
             .collect();
         let mut least: Vec<_> = frame.iter().map(|taken| self.give_up(taken).0).collect();
         if frame.iter().any(|taken| taken.hidden) {
-            least.push(self.last_arrival + HIDDEN_HOLD);
+            let missed = self.missed.get(&self.place(lost.sequence)).copied();
+            least.push(missed.unwrap_or(self.last_arrival) + HIDDEN_HOLD);
             least.extend(shown.iter().map(|shown| self.give_up(shown).0));
         }
         let least = least.iter().min().expect("something is behind it");

@@ -76,3 +76,64 @@ fn a_new_stream_is_not_begun_by_what_is_sent_again() {
     assert_eq!(rig.out(at(0)).len(), 3);
     assert_eq!(rig.requests(at(20)).0, []);
 }
+
+fn hidden(sequence: u16) -> Packet<u16> {
+    Packet {
+        hidden: true,
+        ..packet(sequence)
+    }
+}
+
+/// A stream that is not shown went on to wait for a packet as long as others came,
+/// and asked for it each round trip.
+#[test]
+fn what_is_not_shown_is_asked_for_and_waited_for_a_second() {
+    let mut rig = with_round_trip(with_requests());
+    rig.all(at(1085), [8]);
+    rig.out(at(1085));
+    rig.push(at(2000), hidden(9)).unwrap();
+    // The frame takes its time; the loss is noticed behind most of it.
+    rig.push(at(2900), hidden(11)).unwrap();
+    let mut asked = Vec::new();
+    for frame in 4..20u16 {
+        let now = at(2910 + 100 * u64::from(frame - 4));
+        for n in 0..3 {
+            rig.push(now, hidden(3 * frame + n)).unwrap();
+        }
+        asked.extend(rig.requests(now).0);
+        let out = rig.out(now);
+        if now < at(3900) {
+            assert_eq!(out, [], "at {now:?}");
+        } else {
+            assert!(!out.is_empty(), "at {now:?}");
+        }
+    }
+    assert!(asked.iter().all(|(n, _)| *n == 10), "{asked:?}");
+    assert!((4..=11).contains(&asked.len()), "{asked:?}");
+}
+
+#[test]
+fn of_what_is_not_shown_the_last_three_seconds_are_asked_for() {
+    let mut rig = with_round_trip(with_requests());
+    rig.all(at(1085), [8]);
+    rig.out(at(1085));
+    let now = time(300);
+    rig.push(now, hidden(900)).unwrap();
+    let asked = rig.requests(now).0;
+    let first = asked.iter().map(|(n, _)| *n).min().unwrap();
+    assert!((620..=640).contains(&first), "{first}");
+    assert_eq!(asked.len(), usize::from(900 - first));
+}
+
+/// 2 s for answers that a queue held up would make each loss be waited for a
+/// second.
+#[test]
+fn a_queue_of_seconds_does_not_make_later_losses_wait() {
+    let mut rig = before_an_outage();
+    rig.out(time(40));
+    for n in 30..40 {
+        assert_eq!(rig.push(time(60), answer(n)), Err(Rejected::Late));
+    }
+    let rtt = rig.buffer.stats().rtt.unwrap();
+    assert!((ms(75)..ms(90)).contains(&rtt), "{rtt:?}");
+}

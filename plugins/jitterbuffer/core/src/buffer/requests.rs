@@ -393,12 +393,13 @@ impl Requests {
     }
 
     /// An answer came for a packet that was given up. One that no packet is waited
-    /// for was held up by an outage; it says nothing of the next ones.
+    /// for was held up by an outage and says nothing of the next ones: with such a
+    /// round trip nothing would be asked for, and nothing else be learnt.
     pub(super) fn too_late(&mut self, now: Timestamp, number: u64) {
         let at = self.given_up.iter().position(|(n, _)| *n == number);
         if let Some((_, requested)) = at.and_then(|at| self.given_up.remove(at)) {
             let took = now.since(requested);
-            if took <= LONGEST_REPAIR || self.rtt.known().is_none() {
+            if took <= LONGEST_REPAIR {
                 self.rtt.answered(took);
             }
         }

@@ -125,6 +125,25 @@ fn of_what_is_not_shown_the_last_three_seconds_are_asked_for() {
     assert_eq!(asked.len(), usize::from(900 - first));
 }
 
+/// Nothing would be asked for any more, and so nothing be learnt.
+#[test]
+fn the_first_answers_of_all_may_be_held_up_by_an_outage() {
+    let mut rig = Rig::new(with_requests());
+    for frame in 0..4 {
+        rig.all(time(frame), frame as u16 * 3..frame as u16 * 3 + 3);
+        rig.out(time(frame));
+    }
+    rig.all(time(5), 15..18);
+    assert_eq!(rig.requests(time(5)).0.len(), 3);
+    rig.out(time(30));
+    for n in 12..15 {
+        assert_eq!(rig.push(time(50), answer(n)), Err(Rejected::Late));
+    }
+    rig.all(time(50), [150, 151, 153]);
+    let asked = rig.requests(time(50)).0;
+    assert!(asked.contains(&(152, 0)), "{asked:?}");
+}
+
 /// 2 s for answers that a queue held up would make each loss be waited for a
 /// second.
 #[test]

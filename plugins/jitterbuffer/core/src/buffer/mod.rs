@@ -31,7 +31,7 @@ pub use config::{Assembly, BufferConfig, RequestConfig};
 use jitter::Jitter;
 pub use packet::{Begin, Lost, Origin, Out, Packet, Rejected, Request};
 pub use requests::NextRequest;
-use requests::Requests;
+use requests::{Gap, Requests};
 use sequence::{Bounds, Sequence, Verdict};
 pub use stats::BufferStats;
 use store::{Held, Placed, Slot, Store};
@@ -112,6 +112,11 @@ pub struct JitterBuffer<P> {
     /// Of the last frame that went out.
     rendered: Option<(u32, Timestamp)>,
     discont: bool,
+    /// The last key frame that is whole: number and time stamp of its first packet,
+    /// and whether it is not shown.
+    key: Option<(u64, u32, bool)>,
+    /// What is missing before this number is not waited for.
+    hopeless: u64,
     /// Only a key frame can be decoded; when one was asked for last.
     waiting: Option<Option<Timestamp>>,
     /// One is to be asked for.
@@ -136,6 +141,8 @@ impl<P> JitterBuffer<P> {
             last_arrival: Timestamp::ZERO,
             rendered: None,
             discont: true,
+            key: None,
+            hopeless: 0,
             waiting: config.wait_for_key.then_some(None),
             key_wanted: false,
             stats: BufferStats::default(),
@@ -266,7 +273,7 @@ impl<P> JitterBuffer<P> {
     pub fn next_request(&mut self, now: Timestamp, timing: &Timing) -> NextRequest {
         let (config, stream) = (&self.config, self.stream);
         let repair = self.requests.repair(config);
-        let until = |timestamp, since, hidden| {
+        let until_of = |timestamp, since, hidden| {
             if hidden {
                 let plan = timing.plan(stream, timestamp);
                 let age = plan.map_or(since, |plan| plan.earliest) + HIDDEN_AGE;
@@ -276,6 +283,19 @@ impl<P> JitterBuffer<P> {
             }
         };
         let playout = |timestamp| timing.plan(stream, timestamp).map(|plan| plan.playout);
+        let key = self.key;
+        let until = |number, timestamp, since, hidden| {
+            let until: Timestamp = until_of(timestamp, since, hidden);
+            match key {
+                // Nothing is predicted from what is in front of it.
+                Some((first, ..)) if number >= first => until,
+                Some((.., true)) if hidden => Timestamp::ZERO,
+                Some((_, timestamp, false)) => {
+                    playout(timestamp).map_or(until, |playout| playout.min(until))
+                }
+                _ => until,
+            }
+        };
         let next = self
             .requests
             .next(now, config, &mut self.store, until, playout);
@@ -410,6 +430,8 @@ impl<P> JitterBuffer<P> {
         self.last_timestamp = None;
         self.rendered = None;
         self.discont = true;
+        self.key = None;
+        self.hopeless = 0;
         self.waiting = self.config.wait_for_key.then_some(None);
     }
 
@@ -449,14 +471,16 @@ impl<P> JitterBuffer<P> {
                 true
             }
             Placed::First { gap } => {
+                // Nothing has gone out yet.
                 let next = number + 1 + gap as u64;
-                self.requests
-                    .behind(now, next, gap, &self.config, &mut self.store);
+                let _ = self.behind(now, next, gap, hidden);
                 true
             }
             Placed::Last { gap } => {
-                self.requests
-                    .behind(now, number, gap, &self.config, &mut self.store);
+                if self.behind(now, number, gap, hidden) == Gap::Hopeless {
+                    self.hopeless = number;
+                    self.stats.hopeless += gap as u64;
+                }
                 if origin == Origin::Retransmission && self.requests.ended(now, number) {
                     self.count_filled(origin, 1);
                 }
@@ -488,9 +512,33 @@ impl<P> JitterBuffer<P> {
         // In order, only a marker ends a run.
         let ends = all_around || marker || self.config.assembly == Assembly::Packets;
         if let Some(at) = self.store.index(number) {
+            self.note_key(at);
             self.tell_around(at, ends, all_around, timing);
         }
         Ok(())
+    }
+
+    fn note_key(&mut self, at: usize) {
+        if let Some((number, packet)) = self.store.key_frame(at)
+            && self.key.is_none_or(|(last, ..)| last <= number)
+        {
+            self.key = Some((number, packet.timestamp, packet.hidden));
+        }
+    }
+
+    /// A packet came behind all others, or before them, and some are missing
+    /// before this number.
+    fn behind(&mut self, now: Timestamp, number: u64, gap: usize, hidden: bool) -> Gap {
+        let hold = if self.config.assembly == Assembly::Packets {
+            // Each packet is of use without the others.
+            Duration::MAX
+        } else if hidden {
+            HIDDEN_HOLD
+        } else {
+            self.config.hold.max(self.requests.repair(&self.config))
+        };
+        self.requests
+            .behind(now, number, (gap, hold), &self.config, &mut self.store)
     }
 
     /// Tells of the run that this packet may have made whole, and of those
@@ -644,6 +692,10 @@ impl<P> JitterBuffer<P> {
     /// missing is, as long as its packets keep coming.
     fn deadline(&self, timing: &Timing) -> Option<Timestamp> {
         let first = self.store.first()?;
+        let missing = self.store.first_missing();
+        if missing.is_some_and(|(number, _)| number < self.hopeless) {
+            return Some(Timestamp::ZERO);
+        }
         let repair = self.requests.repair(&self.config);
         let of = |held: &Held<P>| {
             give_up_at(
@@ -663,7 +715,7 @@ impl<P> JitterBuffer<P> {
                 due
             });
         }
-        let patience = self.store.missed_since().unwrap_or(self.last_arrival) + HIDDEN_HOLD;
+        let patience = missing.map_or(self.last_arrival, |(_, since)| since) + HIDDEN_HOLD;
         let shown = self.store.first_shown().map(of);
         Some(shown.map_or(patience, |shown| shown.min(patience)))
     }

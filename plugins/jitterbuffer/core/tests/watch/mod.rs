@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! A buffer, and what can be said from outside of what it should do.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use dualstream_common::{ExtSeq, Timestamp};
@@ -12,6 +12,7 @@ use jitterbuffer_core::{
 use crate::rig::*;
 
 const LONGEST_REPAIR: Duration = Duration::from_secs(1);
+const FEW_MISSING: u64 = 32;
 const HIDDEN_HOLD: Duration = Duration::from_secs(1);
 
 /// Epoch and number.
@@ -31,6 +32,8 @@ pub struct Watch {
     taken: BTreeMap<Place, Taken>,
     /// When each packet was seen to be missing.
     missed: HashMap<Place, Timestamp>,
+    /// Of large gaps: they may be given up at any time.
+    hopeless: HashSet<Place>,
     /// What did not fit, as far as it may be let in.
     astray: Vec<Packet<u64>>,
     last_arrival: Timestamp,
@@ -48,6 +51,7 @@ impl Watch {
             rig,
             taken: BTreeMap::new(),
             missed: HashMap::new(),
+            hopeless: HashSet::new(),
             astray: Vec::new(),
             last_arrival: Timestamp::ZERO,
             last: None,
@@ -90,18 +94,26 @@ impl Watch {
             (None, Some(behind)) => number + 1..behind,
             _ => 0..0,
         };
+        let large = behind.is_none() && missing.end - missing.start > FEW_MISSING;
         for number in missing {
+            if large && self.config().request.enabled {
+                self.hopeless.insert((epoch, number));
+            }
             self.missed.insert((epoch, number), now);
         }
     }
 
+    fn first_missing(&self) -> Place {
+        let (epoch, begin) = self.rig.buffer.begin();
+        (begin..)
+            .map(|number| (epoch, number))
+            .find(|place| !self.taken.contains_key(place))
+            .expect("some number has not come")
+    }
+
     /// Since when the front is waited for, though it is not shown.
     fn waits_since(&self) -> Timestamp {
-        let (epoch, begin) = self.rig.buffer.begin();
-        let missing = (begin..)
-            .map(|number| (epoch, number))
-            .find(|place| !self.taken.contains_key(place));
-        let missed = missing.and_then(|place| self.missed.get(&place));
+        let missed = self.missed.get(&self.first_missing());
         missed.copied().unwrap_or(self.last_arrival)
     }
 
@@ -185,9 +197,15 @@ impl Watch {
     /// When the front is given up.
     fn deadline(&self) -> Option<Span> {
         let (_, front) = self.held().next()?;
+        let any_time = self.hopeless.contains(&self.first_missing());
+        self.wait_of(&front)
+            .map(|(least, most)| (if any_time { Timestamp::ZERO } else { least }, most))
+    }
+
+    fn wait_of(&self, front: &Taken) -> Option<Span> {
         let slow = self.last_arrival + self.config().hold;
         if !front.hidden {
-            let (least, most) = self.give_up(&front);
+            let (least, most) = self.give_up(front);
             return Some(if self.is_slow() {
                 (least.max(slow), most.max(slow))
             } else {
@@ -218,6 +236,9 @@ impl Watch {
     /// `shown`: what was held of shown frames; some of it may be dropped by
     /// now, as it cannot be decoded.
     fn lost(&self, now: Timestamp, lost: &Lost, shown: &[Taken]) {
+        if self.hopeless.contains(&self.place(lost.sequence)) {
+            return;
+        }
         let frame = self.taken.values().rev().take(3000);
         let frame: Vec<_> = frame
             .filter(|taken| taken.timestamp == lost.timestamp)

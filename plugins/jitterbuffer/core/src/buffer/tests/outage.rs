@@ -20,13 +20,29 @@ fn before_an_outage() -> Rig {
     rig
 }
 
+impl Rig {
+    fn requests_of(&mut self, now: Timestamp) -> Vec<u16> {
+        self.requests(now).0.into_iter().map(|(n, _)| n).collect()
+    }
+}
+
+/// Of frame `frame`.
+fn of(frame: u32, sequence: u16) -> Packet<u16> {
+    Packet {
+        timestamp: frame * FRAME,
+        ..packet(sequence)
+    }
+}
+
 #[test]
 fn what_is_sent_again_seconds_too_late_begins_no_new_stream() {
     let mut rig = before_an_outage();
     // Five seconds later: what was asked for then, ahead of what is sent now.
     let now = |n: u64| time(165) + ms(n);
     rig.out(now(0));
-    rig.all(now(0), 495..498);
+    for n in 60..63 {
+        rig.push(now(0), of(165, n)).unwrap();
+    }
     let _ = rig.requests(now(0));
     rig.out(now(0));
     for n in 30..33 {
@@ -34,9 +50,11 @@ fn what_is_sent_again_seconds_too_late_begins_no_new_stream() {
     }
     // What is missing has been given up.
     assert_eq!(rig.out(now(400)).len(), 1 + 3);
-    rig.all(now(400), 498..501);
+    for n in 63..66 {
+        rig.push(now(400), of(177, n)).unwrap();
+    }
     let out = rig.out(now(400));
-    assert_eq!(out, [Came(498), Came(499), Came(500)], "without a gap");
+    assert_eq!(out, [Came(63), Came(64), Came(65)], "without a gap");
     let stats = rig.buffer.stats();
     assert_eq!((stats.restarts, stats.astray, stats.late), (0, 0, 3));
 }
@@ -49,21 +67,26 @@ fn answers_from_before_an_outage_say_nothing_of_the_round_trip() {
     let mut rig = before_an_outage();
     let now = |n: u64| time(165) + ms(n);
     rig.out(now(0));
-    rig.all(now(0), [494]);
+    // 25 packets in five seconds.
+    rig.push(now(0), of(165, 70)).unwrap();
     let mut asked = rig.requests(now(0)).0;
-    assert!(asked.contains(&(490, 0)), "{asked:?}");
+    assert!(asked.contains(&(69, 0)), "{asked:?}");
     for n in 30..34 {
         let _ = rig.push(now(70), answer(n));
     }
     rig.out(now(70));
-    rig.all(now(71), [495]);
+    rig.push(now(71), of(165, 71)).unwrap();
     asked.extend(rig.requests(now(71)).0);
-    for n in 480..490 {
-        let _ = rig.push(now(80), answer(n));
+    for n in [68, 69] {
+        let late = Packet {
+            origin: Origin::Retransmission,
+            ..of(163, n)
+        };
+        let _ = rig.push(now(80), late);
     }
     let rtt = rig.buffer.stats().rtt.unwrap();
     assert!((ms(75)..ms(90)).contains(&rtt), "{rtt:?}");
-    let old = asked.iter().filter(|(n, _)| *n < 460).count();
+    let old = asked.iter().filter(|(n, _)| *n < 64).count();
     assert_eq!(old, 0, "asked for, though a second old");
 }
 
@@ -118,11 +141,16 @@ fn of_what_is_not_shown_the_last_three_seconds_are_asked_for() {
     rig.all(at(1085), [8]);
     rig.out(at(1085));
     let now = time(300);
-    rig.push(now, hidden(900)).unwrap();
+    // 30 packets in ten seconds.
+    let late = Packet {
+        hidden: true,
+        ..of(300, 39)
+    };
+    rig.push(now, late).unwrap();
     let asked = rig.requests(now).0;
     let first = asked.iter().map(|(n, _)| *n).min().unwrap();
-    assert!((620..=640).contains(&first), "{first}");
-    assert_eq!(asked.len(), usize::from(900 - first));
+    assert!((29..=31).contains(&first), "{first}");
+    assert_eq!(asked.len(), usize::from(39 - first));
 }
 
 /// Nothing would be asked for any more, and so nothing be learnt.
@@ -155,4 +183,102 @@ fn a_queue_of_seconds_does_not_make_later_losses_wait() {
     }
     let rtt = rig.buffer.stats().rtt.unwrap();
     assert!((ms(75)..ms(90)).contains(&rtt), "{rtt:?}");
+}
+
+/// 90 packets come in a second: in 300 ms come fewer than are missing here.
+#[test]
+fn more_than_can_be_repaired_is_neither_asked_for_nor_waited_for() {
+    let mut rig = before_an_outage();
+    rig.out(time(30));
+    // Frames 15 to 29 are missing, 45 packets, half a second.
+    rig.all(time(30), 90..93);
+    assert_eq!(rig.requests(time(30)), (vec![], NextRequest::Idle));
+    let (out, next) = rig.poll(time(30));
+    assert_eq!(out, [Gone(45, 45), Gap(90), Came(91), Came(92)]);
+    assert_eq!(next, Next::Idle);
+    let stats = rig.buffer.stats();
+    assert_eq!((stats.hopeless, stats.lost), (45, 12 + 45));
+    // What follows is asked for as before.
+    rig.all(time(31), [93, 95]);
+    assert_eq!(rig.requests(time(31)).0, [(94, 0)]);
+}
+
+#[test]
+fn what_a_fast_link_can_repair_is_asked_for() {
+    let mut rig = with_round_trip(with_requests());
+    rig.out(at(1100));
+    let fast = |n: u16| of(u32::from(n) / 20, n);
+    for n in 8..600 {
+        rig.push(at(1100 + u64::from(n) * 100 / 60), fast(n))
+            .unwrap();
+    }
+    let now = at(1100 + 680 * 100 / 60);
+    rig.out(now);
+    // 80 are missing, and 600 come in a second.
+    rig.push(now, fast(680)).unwrap();
+    assert_eq!(rig.requests(now).0.len(), 80);
+    assert_eq!(rig.buffer.stats().hopeless, 0);
+}
+
+#[test]
+fn of_sound_each_packet_is_of_use() {
+    let config = BufferConfig {
+        assembly: Assembly::Packets,
+        ..with_requests()
+    };
+    let mut rig = Rig::new(config);
+    let sound = |n: u16| of(u32::from(n), n);
+    for n in 0..10 {
+        rig.push(time(n.into()), sound(n)).unwrap();
+        rig.out(time(n.into()));
+    }
+    rig.push(time(60), sound(60)).unwrap();
+    let asked = rig.requests(time(60)).0;
+    assert!((4..8).contains(&asked.len()), "the last 200 ms: {asked:?}");
+}
+
+/// A key frame is here that is shown in less than a round trip: what was lost in
+/// front of it cannot come before.
+#[test]
+fn in_front_of_a_whole_key_frame_only_what_comes_before_it_is_asked_for() {
+    for (is_key, is_whole) in [(true, true), (true, false), (false, true)] {
+        let mut rig = with_round_trip(with_requests());
+        rig.all(time(3), 8..30);
+        rig.out(time(3));
+        rig.requests_of(time(3));
+        // Packet 31 is lost; frame 12 follows at once, as far as it comes.
+        rig.all(time(12), [30, 32]);
+        assert_eq!(rig.requests_of(time(12)), [31], "it is asked for once");
+        for n in 36..if is_whole { 39 } else { 38 } {
+            let part = if is_key { KEY } else { DELTA };
+            let packet = Packet { part, ..packet(n) };
+            rig.push(time(12), packet).unwrap();
+        }
+        // Frame 11 was lost, too: 80 ms later frame 12 has been shown.
+        let again = rig.requests_of(time(12) + ms(1));
+        let expected: &[u16] = if is_key && is_whole {
+            &[]
+        } else {
+            &[33, 34, 35]
+        };
+        assert_eq!(again, expected, "key {is_key}, whole {is_whole}");
+    }
+}
+
+#[test]
+fn in_front_of_a_whole_key_frame_that_is_not_shown_nothing_is_asked_for() {
+    let mut rig = with_round_trip(with_requests());
+    rig.all(at(1085), [8]);
+    rig.out(at(1085));
+    rig.push(at(1200), hidden(9)).unwrap();
+    rig.push(at(1210), hidden(11)).unwrap();
+    assert_eq!(rig.requests_of(at(1210)), [10]);
+    for n in 15..18 {
+        let packet = Packet {
+            part: KEY,
+            ..hidden(n)
+        };
+        rig.push(at(1220), packet).unwrap();
+    }
+    assert_eq!(rig.requests_of(at(2000)), []);
 }

@@ -2,7 +2,6 @@
 //! The network stands still for seconds.
 
 use crate::common::*;
-use gst::prelude::*;
 
 /// Packets of a frame.
 const SIZE: u16 = 10;

@@ -32,14 +32,16 @@
  *   after a round trip; never when the answer would be late. The end of a frame
  *   is asked for when it is some ms late. Where a second round trip would take
  *   too long, two requests follow each other at once (`rtx-hedge`). What FEC has
- *   made is not asked for.
+ *   made is not asked for, nor what is in front of a whole key frame that is to
+ *   be shown before the answer could come, nor gaps too large to be filled in time,
+ *   which are not waited for either.
  * - **Sender's wish.** The RTP header extension `playout-delay`, if caps name
  *   it, sets limits within those of the properties.
  * - **Dual stream.** Frames that are decoded and not shown, by the RTP header
  *   extension `urn:x-gst-dualstream:frame:1`, do not count for the delay, and
  *   are waited for longer. Elements of the same `group` share one estimate.
  * - A jump of sequence numbers or RTP timestamps is taken for a new stream when
- *   three packets in a row say so. At most 16384 packets or 64 MB are held; then
+ *   three packets in a row say so that are not sent again. At most 16384 packets or 64 MB are held; then
  *   the oldest go.
  * - The clock rate is in the caps, or asked for by the signal `request-pt-map`.
  *
@@ -53,6 +55,7 @@
  * |---|---|---|
  * | `num-pushed` | u64 | packets that left |
  * | `num-lost` | u64 | packets that were given up |
+ * | `num-hopeless` | u64 | of those, the ones of gaps too large to be repaired: neither asked for nor waited for |
  * | `num-late` | u64 | packets that came when they were given up or had left |
  * | `num-duplicates` | u64 | packets that were there already |
  * | `avg-jitter` | u64 | interarrival jitter (RFC 3550), in ns |

@@ -489,6 +489,7 @@ impl State {
         gst::Structure::builder("application/x-rtp-jitterbuffer-stats")
             .field("num-pushed", core.pushed)
             .field("num-lost", core.lost)
+            .field("num-hopeless", core.hopeless)
             .field("num-late", core.late)
             .field("num-duplicates", core.duplicates)
             .field("avg-jitter", nanos(core.jitter))

@@ -8,6 +8,7 @@ mod delay;
 mod events;
 mod hostile;
 mod loss;
+mod outage;
 mod retransmission;
 mod rtcp;
 mod rtpbin;

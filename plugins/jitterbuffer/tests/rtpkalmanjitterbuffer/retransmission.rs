@@ -321,7 +321,7 @@ fn the_property_can_be_set_while_playing() {
     f.set_us(due_us(30) + 200_500);
     f.until_out(ALL);
     f.element.set_property("do-retransmission", true);
-    lose(&mut f, 40, ALL);
+    lose(&mut f, 34, ALL);
     f.until("a request", |f| !asked(f).is_empty());
     assert!(!asked(&f).contains(&300));
 }

@@ -29,6 +29,10 @@ fn at(rate: Bitrate, time: Duration) -> u128 {
     u128::from(rate.as_bps()).saturating_mul(time.as_nanos())
 }
 
+fn signed(amount: u128) -> i128 {
+    i128::try_from(amount).unwrap_or(i128::MAX)
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bucket {
     debt: u128,
@@ -99,6 +103,23 @@ impl Bucket {
         // Rounded up, so that the packet can go when the time has come.
         let nanos = (self.debt - allowed).div_ceil(u128::from(rate.as_bps().max(1)));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// Whether more than this time at the rate is owed for with a packet more.
+    pub fn owes_after(&self, rate: Bitrate, time: Duration, size: DataSize) -> bool {
+        self.debt.saturating_add(cost(size)) > at(rate, time)
+    }
+
+    /// What can be sent within `time`, `burst` of it at once; in the unit of
+    /// [`cost_of`](Self::cost_of).
+    pub fn affords(&self, rate: Bitrate, burst: Duration, time: Duration) -> i128 {
+        let paid = at(rate, time).saturating_add(at(rate, burst));
+        signed(paid).saturating_sub(signed(self.debt))
+    }
+
+    /// What a packet of `size` takes of what a bucket affords.
+    pub fn cost_of(size: DataSize) -> i128 {
+        signed(cost(size))
     }
 
     /// The rate that pays the debt and `size` within `limit`, if that is more

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dualstream_common::{Bitrate, DataSize, Timestamp};
 
-use crate::{Config, Next, Pacer, Priority, ProbeCluster};
+use crate::{Config, Next, NextAnswer, Pacer, Priority, ProbeCluster, RequestConfig, Requests};
 
 /// Takes numbers off the input; zeros when it is used up.
 struct Input<'a>(&'a [u8]);
@@ -138,6 +138,55 @@ fn conserves<P>(pacer: &Pacer<P>, pushed: u64, handed_back: u64) {
     assert_eq!(stats.queued().packets, pacer.len() as u64);
 }
 
+/// Any packets and requests at any times: no panic, each request is answered once or
+/// counted; polling ends and never waits for the past.
+pub fn fuzz_requests(data: &[u8]) {
+    let mut input = Input(data);
+    let mut requests = Requests::new(RequestConfig::default());
+    let (mut asked, mut refused, mut answered) = (0, 0, 0);
+    while !input.0.is_empty() {
+        let op = input.byte();
+        let now = input.time();
+        let packet = (u32::from(input.byte() % 10), input.number() as u16);
+        match op % 8 {
+            0..=2 => {
+                let priority = Priority::ALL[usize::from(input.byte()) % 6];
+                requests.sent(now, packet, priority, input.size());
+            }
+            3..=4 => {
+                asked += 1;
+                refused += u64::from(requests.request(now, packet, ()).is_err());
+            }
+            5 => requests.set_target(now, (op > 100).then(|| input.rate())),
+            6 if op > 200 => requests.flush(),
+            6 if op > 100 => requests.set_rtt(Duration::from_nanos(input.number())),
+            6 => requests.configure(
+                now,
+                RequestConfig {
+                    share: f64::from(input.byte()) / 100.0,
+                    max_age: Duration::from_nanos(input.number()),
+                },
+            ),
+            _ => loop {
+                match requests.poll(now) {
+                    NextAnswer::Answer(()) => answered += 1,
+                    NextAnswer::WaitUntil(time) => {
+                        assert!(time > now, "never waits for the past");
+                        break;
+                    }
+                    NextAnswer::Idle => break,
+                }
+            },
+        }
+        let s = requests.stats();
+        assert_eq!((s.requested, s.answered), (asked, answered));
+        let left = s.answered + s.flushed + s.waiting;
+        let none = s.not_sent + s.too_late + s.repeated + s.over_budget;
+        assert_eq!(asked, left + none);
+        assert!(none >= refused);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +198,7 @@ mod tests {
             input in proptest::collection::vec(any::<u8>(), 0..1500),
         ) {
             fuzz_pacer(&input);
+            fuzz_requests(&input);
         }
     }
 
@@ -167,7 +217,9 @@ mod tests {
     fn small_inputs_survive_the_fuzz_body() {
         fuzz_pacer(&[]);
         for seed in 0..300 {
-            fuzz_pacer(&noise(seed).take(600).collect::<Vec<_>>());
+            let input: Vec<_> = noise(seed).take(600).collect();
+            fuzz_pacer(&input);
+            fuzz_requests(&input);
         }
     }
 

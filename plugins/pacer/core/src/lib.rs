@@ -21,6 +21,8 @@ pub mod fuzz;
 mod pacer;
 mod probe;
 mod queue;
+mod requests;
+mod sent;
 mod stats;
 mod window;
 
@@ -28,5 +30,6 @@ pub use config::{Config, ConfigError, LONGEST_BURST};
 pub use pacer::{Departure, Next, Pacer, Reason, Rejected};
 pub use probe::{MAX_CLUSTERS, ProbeCluster};
 pub use queue::Priority;
+pub use requests::{NextAnswer, Refusal, RequestConfig, RequestStats, Requests};
 pub use stats::{Amount, PriorityStats, ProbeStats, Stats};
 pub use window::KEEP_ALIVE;

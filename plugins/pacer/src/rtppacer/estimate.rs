@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dualstream_common::{Bitrate, DataSize, Timestamp};
 use gst::glib;
-use pacer_core::{Pacer, ProbeCluster};
+use pacer_core::{Pacer, ProbeCluster, Requests};
 
 pub const EVENT: &str = "application/x-network-estimate";
 
@@ -17,6 +17,7 @@ pub struct Estimate {
     pub padding: Option<Bitrate>,
     pub window: Option<DataSize>,
     pub in_flight: DataSize,
+    pub rtt: Option<Duration>,
     pub probe: Option<ProbeCluster>,
     /// Fields of a wrong type.
     pub wrong: u64,
@@ -45,6 +46,7 @@ impl Estimate {
             padding: number("padding-bitrate").map(Bitrate::from_bps),
             window: number("congestion-window").map(DataSize::from_bytes),
             in_flight: DataSize::from_bytes(number("in-flight").unwrap_or_default()),
+            rtt: number("rtt").map(Duration::from_nanos),
             ..Self::default()
         };
         if let Some(probe) = field::<gst::Structure>(s, "probe", &mut wrong) {
@@ -63,9 +65,13 @@ impl Estimate {
         estimate
     }
 
-    pub fn apply<P>(&self, core: &mut Pacer<P>, now: Timestamp) {
+    pub fn apply<P, R>(&self, core: &mut Pacer<P>, requests: &mut Requests<R>, now: Timestamp) {
         if let Some(target) = self.target {
             core.set_target(now, target);
+            requests.set_target(now, Some(target));
+        }
+        if let Some(rtt) = self.rtt {
+            requests.set_rtt(rtt);
         }
         if let Some(pacing) = self.pacing {
             core.set_rate(now, pacing);

@@ -31,6 +31,11 @@
  *   caps again are not sent again, and GAP events only while nothing is held.
  *   Packets held at a rate of zero are dropped at EOS. Serialised queries are
  *   refused.
+ * - Requests for retransmission that come from rtpsession (the upstream event
+ *   `GstRTPRetransmissionRequest`) reach the element that answers them only if the
+ *   packet has left, is still of use to the receiver (`retransmission-max-age`), and
+ *   is within `retransmission-share` of the target rate; if not all are, the newest
+ *   are answered. So the numbers of the retransmissions have no gap.
  * - Probes and padding are made of padding-only packets where no media waits,
  *   once a packet has passed. Packets that are part of a probe carry the meta
  *   `DualStreamProbe` with the field `id` (u32).
@@ -59,6 +64,7 @@
  * | `probe-packets`, `probe-bytes` | u64 | sent as part of clusters |
  * | `malformed` | u64 | buffers dropped that are no RTP packets |
  * | `wrong-fields` | u64 | fields of events that had a wrong type |
+ * | `requests` | structure | requests for retransmission, see below |
  * | `behind-event` | u64 | buffers and events that wait behind a serialised event now |
  * | `dropped-behind-event` | u64 | buffers dropped or flushed there |
  * | `audio`, `retransmission`, `display`, `fec`, `background`, `padding` | structure | the packets of this priority, see below |
@@ -75,6 +81,17 @@
  * | `oldest` | u64 | how long the oldest of them has waited, in ns |
  * | `waited`, `longest-wait` | u64 | how long those sent have waited, all together and at most, in ns |
  *
+ * | field of `requests` | type | meaning |
+ * |---|---|---|
+ * | `requested` | u64 | requests for packets of SSRCs that have passed; the sum of the next seven |
+ * | `answered` | u64 | passed on, so that the packet is sent again |
+ * | `not-sent` | u64 | the packet is still queued here, or there is none of this number |
+ * | `too-late` | u64 | the packet is older than `retransmission-max-age` |
+ * | `repeated` | u64 | a request for it waits, or two were answered in the last round trip |
+ * | `over-budget` | u64 | `retransmission-share` does not bring it in time; the oldest are left out first |
+ * | `flushed` | u64 | waited when a flush came |
+ * | `waiting` | u64 | wait for the budget now |
+ *
  * Since: 0.1
  */
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard};
@@ -89,6 +106,7 @@ use pacer_core::{Next, Priority};
 use super::classify::{self, Header, Roles, Upstream};
 use super::estimate::{self, Estimate};
 use super::padding;
+use super::requests;
 use super::settings::{self, Settings};
 use super::state::{Item, State, Wake, in_running_time};
 
@@ -117,6 +135,8 @@ const WARN_EVERY: u64 = 1000;
 /// What the streaming thread does next, without the lock.
 enum Work {
     Buffers(Vec<gst::Buffer>),
+    /// Upstream.
+    Requests(Vec<gst::Event>),
     Event(gst::Event),
     Wait(gst::SingleShotClockId),
     /// Something was done; look again.
@@ -223,6 +243,7 @@ impl RtpPacer {
                     }
                 }
             }
+            Work::Requests(events) => self.answer(events),
             Work::Event(event) => {
                 gst::debug!(CAT, imp = self, "pushing {event:?}");
                 self.srcpad.push_event(event);
@@ -234,6 +255,11 @@ impl RtpPacer {
     fn next(&self, state: &mut State, time: &Time) -> Option<Work> {
         let now = now(time);
         self.run_core(state, now, time.is_some());
+        state.requests.run(now);
+        if !state.requests.ready.is_empty() {
+            let ready = std::mem::take(&mut state.requests.ready);
+            return Some(Work::Requests(ready));
+        }
         if !state.ready.is_empty() {
             return Some(Work::Buffers(std::mem::take(&mut state.ready)));
         }
@@ -246,7 +272,7 @@ impl RtpPacer {
             state.core.flush();
             return Some(Work::Again);
         }
-        let (until, (clock, base)) = (state.due?, time.as_ref()?);
+        let (until, (clock, base)) = (state.next_due()?, time.as_ref()?);
         let wait = until.since(now).min(LONGEST_WAIT);
         gst::trace!(CAT, imp = self, "waiting for {wait:?}");
         let until = now + wait;
@@ -265,6 +291,7 @@ impl RtpPacer {
         while state.ready.len() < MOST_READY {
             match state.core.poll(time) {
                 Next::Send(departure) => {
+                    state.requests.sent(time, &departure);
                     let mut buffer = departure.packet;
                     if let Some(id) = departure.probe {
                         padding::mark_probe(buffer.make_mut(), id);
@@ -624,13 +651,20 @@ impl RtpPacer {
     // What arrives on the source pad.
 
     fn src_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        let event = match requests::asked(&event) {
+            Some(packet) => match self.request(packet, event) {
+                Some(event) => event,
+                None => return true,
+            },
+            None => event,
+        };
         if event.type_() == gst::EventType::CustomUpstream
             && let Some(s) = event.structure().filter(|s| s.has_name(estimate::EVENT))
         {
             let estimate = Estimate::parse(s);
             gst::debug!(CAT, imp = self, "{estimate:?}");
             self.change(|state, now| {
-                estimate.apply(&mut state.core, now);
+                estimate.apply(&mut state.core, &mut state.requests.core, now);
                 state.estimated |= estimate.target.is_some();
                 if estimate.wrong > 0 {
                     if state.wrong_fields % WARN_EVERY == 0 {
@@ -641,6 +675,36 @@ impl RtpPacer {
             });
         }
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    /// Hands the event back if it is for another element to judge.
+    fn request(&self, packet: requests::Packet, event: gst::Event) -> Option<gst::Event> {
+        let time = self.time();
+        let (ready, wake) = {
+            let mut guard = lock(&self.state);
+            let state = guard
+                .as_mut()
+                .filter(|state| time.is_some() && state.requests.core.knows(packet.0));
+            let Some(state) = state else {
+                return Some(event);
+            };
+            if let Err(refusal) = state.requests.ask(now(&time), packet, event) {
+                gst::debug!(CAT, imp = self, "not sent again: {packet:?}, {refusal}");
+            }
+            let ready = std::mem::take(&mut state.requests.ready);
+            (ready, state.wake_if_due())
+        };
+        self.finish(wake);
+        self.answer(ready);
+        None
+    }
+
+    /// Has retransmissions made.
+    fn answer(&self, events: Vec<gst::Event>) {
+        for event in events {
+            gst::log!(CAT, imp = self, "passing on {event:?}");
+            self.sinkpad.push_event(event);
+        }
     }
 
     fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
@@ -661,6 +725,8 @@ impl RtpPacer {
         let state = lock(&self.state);
         let stats = state.as_ref().map(|s| s.core.stats()).unwrap_or_default();
         let own = |f: fn(&State) -> u64| state.as_ref().map_or(0, f);
+        let asked = state.as_ref().map(|s| s.requests.core.stats());
+        let asked = asked.unwrap_or_default();
         let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let mut s = gst::Structure::builder("application/x-rtppacer-stats")
             .field(
@@ -680,7 +746,8 @@ impl RtpPacer {
             .field("malformed", own(|s| s.malformed))
             .field("wrong-fields", own(|s| s.wrong_fields))
             .field("behind-event", own(|s| s.behind.len() as u64))
-            .field("dropped-behind-event", own(|s| s.behind_dropped));
+            .field("dropped-behind-event", own(|s| s.behind_dropped))
+            .field("requests", requests::structure(&asked));
         drop(state);
         for priority in Priority::ALL {
             let p = stats.of(priority);
@@ -794,6 +861,8 @@ impl ObjectImpl for RtpPacer {
             "max-queue-packets" => s.max_packets.to_value(),
             "max-queue-bytes" => s.max_bytes.to_value(),
             "padding-payload-type" => s.padding_pt.to_value(),
+            "retransmission-share" => s.retransmission_share.to_value(),
+            "retransmission-max-age" => s.retransmission_age_ms.to_value(),
             "priorities" => s.priorities.to_value(),
             name => {
                 gst::error!(CAT, imp = self, "no such property: {name}");
@@ -829,6 +898,8 @@ impl RtpPacer {
                 "max-queue-packets" => s.max_packets = value.get()?,
                 "max-queue-bytes" => s.max_bytes = value.get()?,
                 "padding-payload-type" => s.padding_pt = value.get()?,
+                "retransmission-share" => s.retransmission_share = value.get()?,
+                "retransmission-max-age" => s.retransmission_age_ms = value.get()?,
                 "priorities" => {
                     // Null, and of another type: no structure.
                     s.priorities = value.get::<Option<gst::Structure>>().unwrap_or_default();
@@ -840,10 +911,13 @@ impl RtpPacer {
         match name {
             "bitrate" => self.change(|state, now| {
                 if !state.estimated {
-                    match settings.bitrate {
-                        0 => state.core.clear_rate(now),
-                        bps => state.core.set_target(now, Bitrate::from_bps(bps)),
+                    let target = (settings.bitrate > 0).then_some(settings.bitrate);
+                    let target = target.map(Bitrate::from_bps);
+                    match target {
+                        None => state.core.clear_rate(now),
+                        Some(target) => state.core.set_target(now, target),
                     }
+                    state.requests.core.set_target(now, target);
                 }
             }),
             "priorities" => {
@@ -854,6 +928,9 @@ impl RtpPacer {
                 }
                 self.change(|state, _| state.classifier.set_roles(settings.roles()));
             }
+            "retransmission-share" | "retransmission-max-age" => self.change(|state, now| {
+                state.requests.core.configure(now, settings.requests());
+            }),
             "padding-payload-type" => self.change(|state, _| {
                 state.padding_pt = u8::try_from(settings.padding_pt).ok();
             }),

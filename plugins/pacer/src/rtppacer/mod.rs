@@ -6,6 +6,7 @@ mod classify;
 mod estimate;
 mod imp;
 mod padding;
+mod requests;
 mod settings;
 mod state;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dualstream_common::DataSize;
 use gst::glib;
 use gst::prelude::*;
-use pacer_core::Config;
+use pacer_core::{Config, RequestConfig};
 
 use super::classify::Roles;
 
@@ -21,12 +21,15 @@ pub struct Settings {
     pub max_packets: u32,
     pub max_bytes: u32,
     pub padding_pt: i32,
+    pub retransmission_share: f64,
+    pub retransmission_age_ms: u32,
     pub priorities: Option<gst::Structure>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let core = Config::default();
+        let requests = RequestConfig::default();
         let ms = |d: Option<Duration>| d.map_or(0, |d| d.as_millis() as u32);
         Self {
             bitrate: 0,
@@ -38,6 +41,8 @@ impl Default for Settings {
             max_packets: core.max_packets as u32,
             max_bytes: core.max_bytes.as_bytes() as u32,
             padding_pt: -1,
+            retransmission_share: requests.share,
+            retransmission_age_ms: ms(Some(requests.max_age)),
             priorities: None,
         }
     }
@@ -55,6 +60,13 @@ impl Settings {
             max_packets: self.max_packets as usize,
             max_bytes: DataSize::from_bytes(self.max_bytes.into()),
             ..Config::default()
+        }
+    }
+
+    pub fn requests(&self) -> RequestConfig {
+        RequestConfig {
+            share: self.retransmission_share,
+            max_age: Duration::from_millis(self.retransmission_age_ms.into()),
         }
     }
 
@@ -158,6 +170,28 @@ pub fn properties() -> Vec<glib::ParamSpec> {
             .minimum(-1)
             .maximum(127)
             .default_value(default.padding_pt)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecDouble::builder("retransmission-share")
+            .nick("Retransmission Share")
+            .blurb(
+                "Of the target rate, the part that packets sent again may take in the mean, \
+                 those of audio not held back but counted, 0 = only those are sent again",
+            )
+            .minimum(0.0)
+            .maximum(1.0)
+            .default_value(default.retransmission_share)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt::builder("retransmission-max-age")
+            .nick("Retransmission Maximum Age")
+            .blurb(
+                "A packet that left longer ago than this and a round trip is not sent again, \
+                 in ms; background packets may be three times as old",
+            )
+            .minimum(1)
+            .maximum(60_000)
+            .default_value(default.retransmission_age_ms)
             .mutable_playing()
             .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("priorities")

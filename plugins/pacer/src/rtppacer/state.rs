@@ -9,6 +9,7 @@ use pacer_core::{Pacer, Priority};
 
 use super::classify::{Classifier, Header};
 use super::padding::Padding;
+use super::requests::Requests;
 use super::settings::Settings;
 
 /// Sticky events that are remembered, so that they are not repeated.
@@ -22,6 +23,7 @@ pub enum Item {
 
 pub struct State {
     pub core: Pacer<gst::Buffer>,
+    pub requests: Requests,
     pub classifier: Classifier,
     pub padding: Padding,
     /// As chosen; else it is found.
@@ -59,11 +61,15 @@ pub struct State {
 impl State {
     pub fn new(settings: &Settings) -> Result<Self, pacer_core::ConfigError> {
         let mut core = Pacer::new(settings.config())?;
+        let mut requests = Requests::new(settings.requests());
         if settings.bitrate > 0 {
-            core.set_target(Timestamp::ZERO, Bitrate::from_bps(settings.bitrate));
+            let target = Bitrate::from_bps(settings.bitrate);
+            core.set_target(Timestamp::ZERO, target);
+            requests.core.set_target(Timestamp::ZERO, Some(target));
         }
         Ok(Self {
             core,
+            requests,
             classifier: Classifier::new(settings.roles()),
             padding: Padding::new(
                 glib::random_int(),
@@ -96,6 +102,7 @@ impl State {
     /// Drops what is held, as after a flush.
     pub fn empty(&mut self) {
         self.core.flush();
+        self.requests.flush();
         self.ready.clear();
         self.due = None;
         let buffers = self.behind.iter().filter(|i| matches!(i, Item::Buffer(..)));
@@ -108,6 +115,14 @@ impl State {
         self.flow = Ok(gst::FlowSuccess::Ok);
     }
 
+    /// When there is something to do.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        match (self.due, self.requests.due) {
+            (Some(core), Some(requests)) => Some(core.min(requests)),
+            (core, requests) => core.or(requests),
+        }
+    }
+
     /// Makes the streaming thread look again.
     pub fn wake(&mut self) -> Wake {
         Wake {
@@ -118,12 +133,12 @@ impl State {
 
     /// The same, but only if there is something to do before it wakes anyway.
     pub fn wake_if_due(&mut self) -> Wake {
-        let sooner = match (&self.wait, self.due) {
+        let sooner = match (&self.wait, self.next_due()) {
             (Some((until, _)), Some(due)) => due < *until,
             (None, Some(_)) => true,
             (_, None) => false,
         };
-        if sooner || !self.ready.is_empty() {
+        if sooner || !self.ready.is_empty() || !self.requests.ready.is_empty() {
             self.wake()
         } else {
             Wake::default()

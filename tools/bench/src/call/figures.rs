@@ -126,6 +126,10 @@ pub struct Figures {
     pub fec_overhead: Option<f64>,
     pub fec_recovered: Option<u64>,
     pub rtx_recovered: Option<u64>,
+    /// Requests for retransmission that the receiver made, repeated ones included.
+    pub rtx_asked: Option<u64>,
+    /// Of those, the ones that our pacer let be answered.
+    pub rtx_answered: Option<u64>,
     /// Of one core.
     pub cpu_percent: Cpu,
     /// From the start of the receiver's process to the first picture shown.
@@ -230,6 +234,8 @@ pub fn run(material: &Material) -> Option<Run> {
             .map(|(fec, media)| round(fec / media, 4)),
         fec_recovered: receiver.since(key::FEC_RECOVERED, window).map(|v| v as u64),
         rtx_recovered: receiver.since(key::RTX_RECOVERED, window).map(|v| v as u64),
+        rtx_asked: receiver.since(key::RTX_ASKED, window).map(|v| v as u64),
+        rtx_answered: sender.since(key::RTX_ANSWERED, window).map(|v| v as u64),
         cpu_percent: Cpu {
             sender: sender.share(key::CPU, window),
             receiver: receiver.share(key::CPU, window),

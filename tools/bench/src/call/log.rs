@@ -58,6 +58,8 @@ pub mod key {
     pub const FEC_BYTES: &str = "fec-bytes";
     pub const FEC_RECOVERED: &str = "fec-recovered";
     pub const RTX_RECOVERED: &str = "rtx-recovered";
+    pub const RTX_ASKED: &str = "rtx-asked";
+    pub const RTX_ANSWERED: &str = "rtx-answered";
     /// Gauge: what the jitter buffer adds, in ms.
     pub const JITTER_DELAY: &str = "jitter-delay-ms";
     /// Counter: pictures that the screen has had, also those nobody looked at.

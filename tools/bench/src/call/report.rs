@@ -99,6 +99,8 @@ const ROWS: &[Row] = &[
     }),
     ("recovered by FEC", |f| count(f.fec_recovered)),
     ("recovered by RTX", |f| count(f.rtx_recovered)),
+    ("requests for RTX", |f| count(f.rtx_asked)),
+    ("RTX let through", |f| count(f.rtx_answered)),
     ("CPU of the sender", |f| percent(f.cpu_percent.sender)),
     ("CPU of the receiver", |f| percent(f.cpu_percent.receiver)),
     ("first picture, ms", |f| number(f.first_picture_ms, 0)),

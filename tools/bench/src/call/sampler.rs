@@ -233,6 +233,11 @@ fn values(pipeline: &gst::Pipeline, counts: &Counts) -> BTreeMap<String, f64> {
                 let rate = property(&element, "estimated-bitrate");
                 add(key::ESTIMATE, rate.map(|v| v / 1e3));
             }
+            "rtppacer" => {
+                let requests = told().and_then(|s| s.get::<gst::Structure>("requests").ok());
+                let answered = requests.and_then(|s| number(&s, "answered"));
+                add(key::RTX_ANSWERED, answered);
+            }
             "rtpflexfecenc" => {
                 let Some(s) = told() else { continue };
                 add(key::MEDIA_BYTES, number(&s, "media-bytes"));
@@ -248,13 +253,16 @@ fn values(pipeline: &gst::Pipeline, counts: &Counts) -> BTreeMap<String, f64> {
             "rtpkalmanjitterbuffer" => {
                 let Some(s) = told() else { continue };
                 add(key::RTX_RECOVERED, number(&s, "rtx-success-count"));
+                add(key::RTX_ASKED, number(&s, "rtx-count"));
                 delay = number(&s, "delay").map_or(delay, |ns| {
                     Some(delay.map_or(ns / 1e6, |most| most.max(ns / 1e6)))
                 });
             }
             "rtpjitterbuffer" => {
-                let success = told().and_then(|s| number(&s, "rtx-success-count"));
-                add(key::RTX_RECOVERED, success);
+                if let Some(s) = told() {
+                    add(key::RTX_RECOVERED, number(&s, "rtx-success-count"));
+                    add(key::RTX_ASKED, number(&s, "rtx-count"));
+                }
                 let latency = property(&element, "latency");
                 delay = latency.map_or(delay, |ms| Some(delay.map_or(ms, |most| most.max(ms))));
             }

@@ -31,7 +31,7 @@ pub use config::{Assembly, BufferConfig, RequestConfig};
 use jitter::Jitter;
 pub use packet::{Begin, Lost, Origin, Out, Packet, Rejected, Request};
 pub use requests::NextRequest;
-use requests::Requests;
+use requests::{Gap, Requests};
 use sequence::{Bounds, Sequence, Verdict};
 pub use stats::BufferStats;
 use store::{Held, Placed, Slot, Store};
@@ -43,9 +43,13 @@ use crate::timing::{StreamId, Timing, Whole, nanos, ticks_to_nanos};
 /// this.
 const LONGEST_REPAIR: Duration = Duration::from_secs(1);
 /// Frames that are not shown have no time to be shown at: they are waited for
-/// so long after the last packet, or until the first shown frame behind them
-/// has to go.
+/// so long after the last packet, or the one that told that another is missing,
+/// or until the first shown frame behind them has to go.
 const HIDDEN_HOLD: Duration = Duration::from_secs(1);
+/// No packet of them is asked for that could have been here so long ago: their
+/// sender has given up a picture that was not said complete by then (docs/
+/// dual-stream.md, at most 3 s after its last byte).
+const HIDDEN_AGE: Duration = Duration::from_secs(3);
 /// A key frame is asked for again after this time, if nothing came.
 const KEY_REPEAT: Duration = Duration::from_millis(500);
 
@@ -108,6 +112,11 @@ pub struct JitterBuffer<P> {
     /// Of the last frame that went out.
     rendered: Option<(u32, Timestamp)>,
     discont: bool,
+    /// The last key frame that is whole: number and time stamp of its first packet,
+    /// and whether it is not shown.
+    key: Option<(u64, u32, bool)>,
+    /// What is missing before this number is not waited for.
+    hopeless: u64,
     /// Only a key frame can be decoded; when one was asked for last.
     waiting: Option<Option<Timestamp>>,
     /// One is to be asked for.
@@ -132,6 +141,8 @@ impl<P> JitterBuffer<P> {
             last_arrival: Timestamp::ZERO,
             rendered: None,
             discont: true,
+            key: None,
+            hopeless: 0,
             waiting: config.wait_for_key.then_some(None),
             key_wanted: false,
             stats: BufferStats::default(),
@@ -196,6 +207,10 @@ impl<P> JitterBuffer<P> {
                 self.stats.astray += 1;
                 Err(Rejected::Astray)
             }
+            Verdict::Late => {
+                self.stats.late += 1;
+                Err(Rejected::Late)
+            }
         };
         self.advance(now);
         if self.limit(now) {
@@ -258,14 +273,29 @@ impl<P> JitterBuffer<P> {
     pub fn next_request(&mut self, now: Timestamp, timing: &Timing) -> NextRequest {
         let (config, stream) = (&self.config, self.stream);
         let repair = self.requests.repair(config);
-        let until = |timestamp, since, hidden| {
+        let until_of = |timestamp, since, hidden| {
             if hidden {
-                now + HIDDEN_HOLD
+                let plan = timing.plan(stream, timestamp);
+                let age = plan.map_or(since, |plan| plan.earliest) + HIDDEN_AGE;
+                age.min(since + HIDDEN_HOLD)
             } else {
                 give_up_at(timing, stream, timestamp, since, config.hold, repair)
             }
         };
         let playout = |timestamp| timing.plan(stream, timestamp).map(|plan| plan.playout);
+        let key = self.key;
+        let until = |number, timestamp, since, hidden| {
+            let until: Timestamp = until_of(timestamp, since, hidden);
+            match key {
+                // Nothing is predicted from what is in front of it.
+                Some((first, ..)) if number >= first => until,
+                Some((.., true)) if hidden => Timestamp::ZERO,
+                Some((_, timestamp, false)) => {
+                    playout(timestamp).map_or(until, |playout| playout.min(until))
+                }
+                _ => until,
+            }
+        };
         let next = self
             .requests
             .next(now, config, &mut self.store, until, playout);
@@ -400,6 +430,8 @@ impl<P> JitterBuffer<P> {
         self.last_timestamp = None;
         self.rendered = None;
         self.discont = true;
+        self.key = None;
+        self.hopeless = 0;
         self.waiting = self.config.wait_for_key.then_some(None);
     }
 
@@ -439,14 +471,16 @@ impl<P> JitterBuffer<P> {
                 true
             }
             Placed::First { gap } => {
+                // Nothing has gone out yet.
                 let next = number + 1 + gap as u64;
-                self.requests
-                    .behind(now, next, gap, &self.config, &mut self.store);
+                let _ = self.behind(now, next, gap, hidden);
                 true
             }
             Placed::Last { gap } => {
-                self.requests
-                    .behind(now, number, gap, &self.config, &mut self.store);
+                if self.behind(now, number, gap, hidden) == Gap::Hopeless {
+                    self.hopeless = number;
+                    self.stats.hopeless += gap as u64;
+                }
                 if origin == Origin::Retransmission && self.requests.ended(now, number) {
                     self.count_filled(origin, 1);
                 }
@@ -478,9 +512,33 @@ impl<P> JitterBuffer<P> {
         // In order, only a marker ends a run.
         let ends = all_around || marker || self.config.assembly == Assembly::Packets;
         if let Some(at) = self.store.index(number) {
+            self.note_key(at);
             self.tell_around(at, ends, all_around, timing);
         }
         Ok(())
+    }
+
+    fn note_key(&mut self, at: usize) {
+        if let Some((number, packet)) = self.store.key_frame(at)
+            && self.key.is_none_or(|(last, ..)| last <= number)
+        {
+            self.key = Some((number, packet.timestamp, packet.hidden));
+        }
+    }
+
+    /// A packet came behind all others, or before them, and some are missing
+    /// before this number.
+    fn behind(&mut self, now: Timestamp, number: u64, gap: usize, hidden: bool) -> Gap {
+        let hold = if self.config.assembly == Assembly::Packets {
+            // Each packet is of use without the others.
+            Duration::MAX
+        } else if hidden {
+            HIDDEN_HOLD
+        } else {
+            self.config.hold.max(self.requests.repair(&self.config))
+        };
+        self.requests
+            .behind(now, number, (gap, hold), &self.config, &mut self.store)
     }
 
     /// Tells of the run that this packet may have made whole, and of those
@@ -634,6 +692,10 @@ impl<P> JitterBuffer<P> {
     /// missing is, as long as its packets keep coming.
     fn deadline(&self, timing: &Timing) -> Option<Timestamp> {
         let first = self.store.first()?;
+        let missing = self.store.first_missing();
+        if missing.is_some_and(|(number, _)| number < self.hopeless) {
+            return Some(Timestamp::ZERO);
+        }
         let repair = self.requests.repair(&self.config);
         let of = |held: &Held<P>| {
             give_up_at(
@@ -653,7 +715,7 @@ impl<P> JitterBuffer<P> {
                 due
             });
         }
-        let patience = self.last_arrival + HIDDEN_HOLD;
+        let patience = missing.map_or(self.last_arrival, |(_, since)| since) + HIDDEN_HOLD;
         let shown = self.store.first_shown().map(of);
         Some(shown.map_or(patience, |shown| shown.min(patience)))
     }

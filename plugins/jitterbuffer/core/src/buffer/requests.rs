@@ -25,6 +25,11 @@ const FEW: usize = 64;
 /// that skips numbers is not to make us send them without end.
 const MOST: usize = 1000;
 
+/// A gap of so many can always be repaired in time; of more, if a link that brings
+/// as many packets as of late can: what is sent again goes the same way.
+const FEW_MISSING: usize = 32;
+const SECOND: Duration = Duration::from_secs(1);
+
 /// A frame is not given up before so many requests could be answered: to ask
 /// for the packet once more takes one round trip, and to have a key frame sent
 /// in its place takes no less.
@@ -40,6 +45,43 @@ pub enum NextRequest {
     Ask(Request),
     WaitUntil(Timestamp),
     Idle,
+}
+
+/// What is done about a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Gap {
+    /// It may be filled.
+    Waits,
+    /// More is missing than comes in the time there is: the way back is a key
+    /// frame, or the other stream, the sooner the better.
+    Hopeless,
+}
+
+/// How many packets come in a second, while any come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Inflow {
+    since: Timestamp,
+    count: u32,
+    before: u32,
+}
+
+impl Inflow {
+    fn packet(&mut self, now: Timestamp) {
+        if now.since(self.since) >= SECOND {
+            self.before = self.count;
+            (self.since, self.count) = (now, 0);
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    fn within(&self, time: Duration) -> usize {
+        if time == Duration::MAX {
+            return usize::MAX;
+        }
+        let packets = f64::from(self.before.max(self.count)) * time.as_secs_f64();
+        (packets as usize).max(FEW_MISSING)
+    }
 }
 
 /// The end of a frame: nothing comes behind a lost one that tells of it.
@@ -95,6 +137,7 @@ pub(super) struct Requests {
     given_up: VecDeque<(u64, Timestamp)>,
     rtt: RoundTrip,
     order: Reordering,
+    inflow: Inflow,
     tail: Option<Tail>,
     /// Time stamp of the last frame with a marker.
     ended: Option<u32>,
@@ -116,6 +159,7 @@ impl Default for Requests {
             given_up: VecDeque::new(),
             rtt: RoundTrip::default(),
             order: Reordering::default(),
+            inflow: Inflow::default(),
             tail: None,
             ended: None,
             spacing: [None; 2],
@@ -155,23 +199,26 @@ impl Requests {
         }
     }
 
-    /// A packet came behind all others; the last `gap` before it are missing.
+    /// A packet came behind all others; the last `gap` before it are missing, and
+    /// waited for up to `hold`.
     pub(super) fn behind<P>(
         &mut self,
         now: Timestamp,
         number: u64,
-        gap: usize,
+        (gap, hold): (usize, Duration),
         config: &BufferConfig,
         store: &mut Store<P>,
-    ) {
+    ) -> Gap {
         let RequestConfig {
             enabled,
             reorder_packets,
             min_delay,
             ..
         } = config.request;
+        let most = self.inflow.within(hold);
+        self.inflow.packet(now);
         if !enabled {
-            return;
+            return Gap::Waits;
         }
         let overtaken = self.order.delay(now);
         let by_count = u64::from(reorder_packets.unwrap_or(0));
@@ -180,6 +227,9 @@ impl Requests {
         let wait = overtaken.unwrap_or(patience).max(min_delay);
         self.credit = (self.credit + 1).min(MOST_HEDGED * HEDGED);
         self.sweep(store);
+        if overtaken.is_none() && gap > most {
+            return Gap::Hopeless;
+        }
         // The last ones: what follows them is here.
         let asked = gap.min(MOST.saturating_sub(self.due.len()));
         for missing in number - asked as u64..number {
@@ -197,6 +247,7 @@ impl Requests {
         {
             self.schedule(store, missing, now);
         }
+        Gap::Waits
     }
 
     /// What was asked for as the end of a frame is known to be missing now: when
@@ -304,7 +355,7 @@ impl Requests {
         &mut self,
         now: Timestamp,
         config: &RequestConfig,
-        until: &impl Fn(u32, Timestamp, bool) -> Timestamp,
+        until: &impl Fn(u64, u32, Timestamp, bool) -> Timestamp,
         playout: &impl Fn(u32) -> Option<Timestamp>,
     ) -> NextRequest {
         let Some(mut tail) = self.tail else {
@@ -315,7 +366,7 @@ impl Requests {
             Some(due) if due > now => return NextRequest::WaitUntil(due),
             Some(_) => tail.due = None,
         }
-        let until = until(tail.timestamp, tail.last, false);
+        let until = until(tail.number, tail.timestamp, tail.last, false);
         if now + self.rtt.known().unwrap_or_default() > until {
             self.tail = Some(tail);
             return NextRequest::Idle;
@@ -392,11 +443,16 @@ impl Requests {
         self.given_up.push_back((number, missing.requested));
     }
 
-    /// An answer came for a packet that was given up.
+    /// An answer came for a packet that was given up. One that no packet is waited
+    /// for was held up by an outage and says nothing of the next ones: with such a
+    /// round trip nothing would be asked for, and nothing else be learnt.
     pub(super) fn too_late(&mut self, now: Timestamp, number: u64) {
         let at = self.given_up.iter().position(|(n, _)| *n == number);
         if let Some((_, requested)) = at.and_then(|at| self.given_up.remove(at)) {
-            self.rtt.answered(now.since(requested));
+            let took = now.since(requested);
+            if took <= LONGEST_REPAIR {
+                self.rtt.answered(took);
+            }
         }
     }
 
@@ -420,15 +476,15 @@ impl Requests {
         ((rtt / HEDGE_PART).clamp(least, most), true)
     }
 
-    /// `until`: how long a packet is of use, by the time stamp behind the gap,
-    /// when it was missed, and whether it is shown; `playout`: when it should be
+    /// `until`: how long a packet is of use, by its number, the time stamp behind the
+    /// gap, when it was missed, and whether it is not shown; `playout`: when it should be
     /// shown, by the same time stamp.
     pub(super) fn next<P>(
         &mut self,
         now: Timestamp,
         config: &BufferConfig,
         store: &mut Store<P>,
-        until: impl Fn(u32, Timestamp, bool) -> Timestamp,
+        until: impl Fn(u64, u32, Timestamp, bool) -> Timestamp,
         playout: impl Fn(u32) -> Option<Timestamp>,
     ) -> NextRequest {
         if !config.request.enabled {
@@ -453,7 +509,7 @@ impl Requests {
             missing.due = None;
             let retry = missing.requests;
             let last = config.request.max_retries.is_some_and(|most| retry > most);
-            let until = until(missing.timestamp, missing.since, missing.hidden);
+            let until = until(number, missing.timestamp, missing.since, missing.hidden);
             // How long an answer takes is learnt from the first ones.
             let answer = self.rtt.known().unwrap_or_default();
             if last || now + answer > until {
@@ -524,7 +580,7 @@ mod tests {
             let number = n * 3001;
             store.insert(number, held(now));
             let gap = if n == 0 { 0 } else { 3000 };
-            requests.behind(now, number, gap, &config, &mut store);
+            let _ = requests.behind(now, number, (gap, Duration::MAX), &config, &mut store);
             assert!(requests.due.len() <= 2 * store.len() + FEW, "{n}");
             while store.pop().is_some() {}
         }

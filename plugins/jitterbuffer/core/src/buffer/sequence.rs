@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dualstream_common::ExtSeq;
 
-use super::packet::Packet;
+use super::packet::{Origin, Packet};
 use crate::timing::{nanos, ticks_to_nanos};
 
 /// Larger gaps are taken for a new stream (RFC 3550, `MAX_DROPOUT`).
@@ -32,6 +32,8 @@ pub(super) enum Verdict<P> {
     /// A new stream, with these packets.
     Restart(Vec<Packet<P>>),
     Astray,
+    /// Sent again, or made by FEC, for a time that is long past.
+    Late,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +55,10 @@ impl<P> Default for Sequence<P> {
 impl<P> Sequence<P> {
     pub(super) fn judge(&mut self, packet: Packet<P>, bounds: &Bounds) -> Verdict<P> {
         let Some((highest, timestamp)) = self.highest else {
+            // It was asked for before all was forgotten.
+            if packet.origin == Origin::Retransmission {
+                return Verdict::Late;
+            }
             let first = ExtSeq::new(START + u64::from(packet.sequence));
             self.highest = Some((first, packet.timestamp));
             return Verdict::Here(first.value(), packet);
@@ -68,6 +74,10 @@ impl<P> Sequence<P> {
                 }
                 Verdict::Here(here.value(), packet)
             }
+            // A sender begins anew with packets that it sends for the first time:
+            // what the network held for seconds is answers to requests mostly,
+            // one after the other, and they would say that time goes back.
+            _ if packet.origin != Origin::Network => Verdict::Late,
             _ => self.go_astray(packet),
         }
     }
@@ -129,7 +139,7 @@ mod tests {
         match sequence.judge(packet(number, timestamp), &BOUNDS) {
             Verdict::Here(here, _) => Some(here - START),
             Verdict::Restart(packets) => panic!("{} packets restart", packets.len()),
-            Verdict::Astray => None,
+            Verdict::Astray | Verdict::Late => None,
         }
     }
 

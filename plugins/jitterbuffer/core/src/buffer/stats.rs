@@ -11,6 +11,9 @@ pub struct BufferStats {
     pub pushed: u64,
     /// Given up.
     pub lost: u64,
+    /// Of those, the ones of gaps too large to be repaired: neither asked for nor
+    /// waited for.
+    pub hopeless: u64,
     /// Came when they were given up, or again.
     pub late: u64,
     pub duplicates: u64,

@@ -324,6 +324,16 @@ impl<P> Store<P> {
         self.lead == 0 && self.held > 0 && self.scanned == self.slots.len()
     }
 
+    /// The first packet, or the first behind the run at the front, if it is missing:
+    /// its number, and when that was noticed. Holds after [`Self::whole_run`].
+    pub(super) fn first_missing(&self) -> Option<(u64, Timestamp)> {
+        let at = if self.lead > 0 { 0 } else { self.scanned };
+        match self.slots.get(at) {
+            Some(Slot::Missing(missing)) => Some((self.head() + at as u64, missing.since)),
+            _ => None,
+        }
+    }
+
     /// First and last of the run around `at`, where both are known. The front
     /// counts as a beginning if `clean`.
     pub(super) fn run_around(&self, at: usize, clean: bool) -> Option<(usize, usize)> {
@@ -346,6 +356,25 @@ impl<P> Store<P> {
             None => clean,
         };
         begins.then_some((start, end))
+    }
+
+    /// The first packet of the frame around `at`, if decoding can start with that
+    /// and all of it is here, whatever is missing in front of it.
+    pub(super) fn key_frame(&self, at: usize) -> Option<(u64, &Packet<P>)> {
+        if self.assembly == Assembly::Packets || !self.get(at)?.held()?.packet.part.key {
+            return None;
+        }
+        let mut end = at;
+        while self.is_joined(end) {
+            end += 1;
+        }
+        let mut start = at;
+        while start > 0 && self.is_joined(start - 1) {
+            start -= 1;
+        }
+        let first = &self.get(start)?.held()?.packet;
+        let whole = first.part.begins && first.part.key && self.is_end(end);
+        whole.then_some((self.head() + start as u64, first))
     }
 
     pub(super) fn range(&self, first: usize, last: usize) -> impl Iterator<Item = &Held<P>> {

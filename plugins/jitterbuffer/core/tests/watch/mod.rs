@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! A buffer, and what can be said from outside of what it should do.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use dualstream_common::{ExtSeq, Timestamp};
@@ -12,6 +12,7 @@ use jitterbuffer_core::{
 use crate::rig::*;
 
 const LONGEST_REPAIR: Duration = Duration::from_secs(1);
+const FEW_MISSING: u64 = 32;
 const HIDDEN_HOLD: Duration = Duration::from_secs(1);
 
 /// Epoch and number.
@@ -29,6 +30,10 @@ struct Taken {
 pub struct Watch {
     pub rig: Rig,
     taken: BTreeMap<Place, Taken>,
+    /// When each packet was seen to be missing.
+    missed: HashMap<Place, Timestamp>,
+    /// Of large gaps: they may be given up at any time.
+    hopeless: HashSet<Place>,
     /// What did not fit, as far as it may be let in.
     astray: Vec<Packet<u64>>,
     last_arrival: Timestamp,
@@ -45,6 +50,8 @@ impl Watch {
         Self {
             rig,
             taken: BTreeMap::new(),
+            missed: HashMap::new(),
+            hopeless: HashSet::new(),
             astray: Vec::new(),
             last_arrival: Timestamp::ZERO,
             last: None,
@@ -70,9 +77,44 @@ impl Watch {
             hidden: packet.hidden,
             arrival: now,
         };
-        let before = self.taken.insert(self.place(packet.sequence), taken);
+        let place = self.place(packet.sequence);
+        let before = self.taken.insert(place, taken);
         assert!(before.is_none(), "{packet:?} was there");
+        self.miss(now, place);
         self.last_arrival = self.last_arrival.max(now);
+    }
+
+    /// Before the last packet of all, or behind the first of all, some are missing.
+    fn miss(&mut self, now: Timestamp, (epoch, number): Place) {
+        let others = |from: u64, to: u64| self.taken.range((epoch, from)..(epoch, to));
+        let before = others(0, number).next_back().map(|((_, n), _)| *n);
+        let behind = others(number + 1, u64::MAX).next().map(|((_, n), _)| *n);
+        let missing = match (before, behind) {
+            (Some(before), None) => before + 1..number,
+            (None, Some(behind)) => number + 1..behind,
+            _ => 0..0,
+        };
+        let large = behind.is_none() && missing.end - missing.start > FEW_MISSING;
+        for number in missing {
+            if large && self.config().request.enabled {
+                self.hopeless.insert((epoch, number));
+            }
+            self.missed.insert((epoch, number), now);
+        }
+    }
+
+    fn first_missing(&self) -> Place {
+        let (epoch, begin) = self.rig.buffer.begin();
+        (begin..)
+            .map(|number| (epoch, number))
+            .find(|place| !self.taken.contains_key(place))
+            .expect("some number has not come")
+    }
+
+    /// Since when the front is waited for, though it is not shown.
+    fn waits_since(&self) -> Timestamp {
+        let missed = self.missed.get(&self.first_missing());
+        missed.copied().unwrap_or(self.last_arrival)
     }
 
     /// Whether the stream began anew; then all that was held goes out.
@@ -155,16 +197,22 @@ impl Watch {
     /// When the front is given up.
     fn deadline(&self) -> Option<Span> {
         let (_, front) = self.held().next()?;
+        let any_time = self.hopeless.contains(&self.first_missing());
+        self.wait_of(&front)
+            .map(|(least, most)| (if any_time { Timestamp::ZERO } else { least }, most))
+    }
+
+    fn wait_of(&self, front: &Taken) -> Option<Span> {
         let slow = self.last_arrival + self.config().hold;
         if !front.hidden {
-            let (least, most) = self.give_up(&front);
+            let (least, most) = self.give_up(front);
             return Some(if self.is_slow() {
                 (least.max(slow), most.max(slow))
             } else {
                 (least, most)
             });
         }
-        let patience = self.last_arrival + HIDDEN_HOLD;
+        let patience = self.waits_since() + HIDDEN_HOLD;
         let shown = self.held().find(|(_, taken)| !taken.hidden);
         let (least, most) = shown.map_or((patience, patience), |(_, shown)| self.give_up(&shown));
         Some((least.min(patience), most.min(patience)))
@@ -188,13 +236,17 @@ impl Watch {
     /// `shown`: what was held of shown frames; some of it may be dropped by
     /// now, as it cannot be decoded.
     fn lost(&self, now: Timestamp, lost: &Lost, shown: &[Taken]) {
+        if self.hopeless.contains(&self.place(lost.sequence)) {
+            return;
+        }
         let frame = self.taken.values().rev().take(3000);
         let frame: Vec<_> = frame
             .filter(|taken| taken.timestamp == lost.timestamp)
             .collect();
         let mut least: Vec<_> = frame.iter().map(|taken| self.give_up(taken).0).collect();
         if frame.iter().any(|taken| taken.hidden) {
-            least.push(self.last_arrival + HIDDEN_HOLD);
+            let missed = self.missed.get(&self.place(lost.sequence)).copied();
+            least.push(missed.unwrap_or(self.last_arrival) + HIDDEN_HOLD);
             least.extend(shown.iter().map(|shown| self.give_up(shown).0));
         }
         let least = least.iter().min().expect("something is behind it");

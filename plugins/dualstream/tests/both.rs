@@ -33,6 +33,11 @@ fn wait_for_end(pipeline: &gst::Pipeline) {
     );
 }
 
+/// How long the decoder waits for pictures of the other stream, in ms. By its own
+/// 60 ms it gives up what a decoder has not come to on a busy machine, here where
+/// several runs are at work at a time.
+const PATIENCE: u32 = 5000;
+
 /// Encodes and decodes for real, `pictures` pictures at normal pace, and loses
 /// the frame-complete event with number `lost`.
 fn run(pictures: usize, lost: Option<usize>) -> Run {
@@ -42,7 +47,7 @@ fn run(pictures: usize, lost: Option<usize>) -> Run {
         "videotestsrc is-live=true pattern=ball num-buffers={pictures} \
          ! video/x-raw,width=320,height=180,framerate={FPS}/1 \
          ! dualh264enc name=e bitrate=600000 refresh-interval=500 \
-         dualh264dec name=d ! appsink name=s sync=false \
+         dualh264dec name=d reorder-wait={PATIENCE} ! appsink name=s sync=false \
          e.src_0 ! queue name=q0 ! d.sink_0  e.src_1 ! queue name=q1 ! d.sink_1"
     ))
     .expect("the pipeline")

@@ -34,6 +34,8 @@ import time
 
 import av
 import barcode
+import clip
+import parts
 import websockets
 from aiortc import (
     AudioStreamTrack,
@@ -43,12 +45,14 @@ from aiortc import (
     VideoStreamTrack,
 )
 from aiortc import rate, rtcrtpreceiver, rtcrtpsender, rtp
-from aiortc.contrib.media import MediaPlayer
+from aiortc.jitterbuffer import JitterBuffer
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.sdp import candidate_from_sdp
 
-WIDTH, HEIGHT, FPS = 640, 360, 30
+WIDTH, HEIGHT = 640, 360
+# Pictures of the pattern with bar codes.
+PATTERNS = 60
 SAMPLE_RATE, BLOCK = 48000, 960
 # From the start to a connection, in seconds.
 CONNECT_LIMIT = 30
@@ -110,6 +114,22 @@ def watch_aiortc():
     rtcrtpsender.RTCRtpSender._handle_rtcp_packet = handle_rtcp
 
 
+async def ask_again(receiver):
+    """aiortc asks for a lost packet when it sees the next gap, and no more once 128
+    packets have followed; its jitter buffer waits for it over 512 packets. This
+    asks each 0.1 s, and gives up as aiortc stops asking."""
+    own = "_RTCRtpReceiver__"
+    setattr(receiver, own + "jitter_buffer", JitterBuffer(capacity=128, is_video=True))
+    lost = getattr(receiver, own + "nack_generator").missing
+    while True:
+        await asyncio.sleep(0.1)
+        streams = getattr(receiver, own + "remote_streams")
+        retransmissions = getattr(receiver, own + "rtx_ssrc")
+        ssrc = next((ssrc for ssrc in streams if ssrc not in retransmissions), None)
+        if lost and ssrc is not None:
+            await receiver._send_rtcp_nack(ssrc, sorted(lost))
+
+
 def padded(rows, plane):
     """Rows of a picture as they lie in memory."""
     fill = b"\0" * (plane.line_size - len(rows[0]))
@@ -131,16 +151,35 @@ class Pattern(VideoStreamTrack):
             self.rows.append(row)
         self.count = 0
 
-    async def recv(self):
-        pts, time_base = await self.next_timestamp()
+    def picture(self):
         frame = av.VideoFrame(WIDTH, HEIGHT, "yuv420p")
         at = self.count * 3 % WIDTH
         frame.planes[0].update(padded([r[at:at + WIDTH] for r in self.rows], frame.planes[0]))
         for plane in frame.planes[1:]:
             plane.update(b"\x80" * plane.buffer_size)
-        frame.pts, frame.time_base = pts, time_base
         self.count += 1
         return frame
+
+    async def recv(self):
+        pts, time_base = await self.next_timestamp()
+        frame = self.picture()
+        frame.pts, frame.time_base = pts, time_base
+        return frame
+
+
+def source(options):
+    """What is sent."""
+    pattern = Pattern()
+    if options.video:
+        width, height = map(int, options.size.split("x"))
+        pictures = clip.read(options.video, width, height, options.pictures)
+    elif options.bench:
+        width, height = WIDTH, HEIGHT
+        frames = (pattern.picture() for _ in range(PATTERNS))
+        pictures = [[bytes(plane) for plane in frame.planes] for frame in frames]
+    else:
+        return pattern
+    return clip.Clip(pictures, width, height, options.fps)
 
 
 class Tone(AudioStreamTrack):
@@ -182,33 +221,6 @@ class Counted:
         return track
 
 
-class Stamped(VideoStreamTrack):
-    """Pictures of another track with the bar code of dualstream-bench."""
-
-    def __init__(self, track):
-        super().__init__()
-        self.track, self.count = track, 0
-
-    async def recv(self):
-        frame = await self.track.recv()
-        now = time.time_ns()
-        # A decoder may still predict from the one that came.
-        own = av.VideoFrame(frame.width, frame.height, "yuv420p")
-        source = frame if frame.format.name == "yuv420p" else frame.reformat(format="yuv420p")
-        for index, (to, plane) in enumerate(zip(own.planes, source.planes)):
-            data = bytearray(plane)
-            if to.line_size != plane.line_size:
-                size = plane.line_size
-                rows = [bytes(data[y * size:y * size + to.width]) for y in range(plane.height)]
-                data = bytearray(padded(rows, to))
-            if index == 0:
-                barcode.write(data, to.line_size, own.width, own.height, self.count, now)
-            to.update(bytes(data[:to.buffer_size]))
-        own.pts, own.time_base = frame.pts, frame.time_base
-        self.count += 1
-        return own
-
-
 def show(frame):
     """A line for dualstream-bench."""
     plane, now = frame.planes[0], time.time_ns()
@@ -220,10 +232,11 @@ def show(frame):
           flush=True)
 
 
-async def take_video(track, bench=False):
+async def take_video(track, stages=None):
     while True:
         frame = await track.recv()
-        if bench:
+        if stages:
+            stages.taken(frame)
             show(frame)
         COUNTS.values["frames"] += 1
         COUNTS.values["width"], COUNTS.values["height"] = frame.width, frame.height
@@ -266,19 +279,40 @@ def obey_stdin():
         pass  # a file, or /dev/null
 
 
+def without_fec(sdp):
+    """An offer without the SSRCs of FlexFEC, which aiortc does not know. It takes
+    the SSRC of retransmissions only where a section has two in all, and drops
+    the retransmissions otherwise."""
+    fec, lines = set(), []
+    for line in sdp.splitlines():
+        group = line.removeprefix("a=ssrc-group:FEC-FR ")
+        if group != line:
+            fec.update(group.split()[1:])
+        elif not line.startswith(tuple(f"a=ssrc:{ssrc} " for ssrc in fec)):
+            lines.append(line)
+    return "\r\n".join(lines) + "\r\n"
+
+
 class Peer:
     def __init__(self, options):
         self.options = options
+        self.stages = parts.listen() if options.bench else None
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.connection.on("track", self.on_track)
         self.session = None
         self.tasks = []
         self.socket = self.sender = None
         self.sent_before = 0
+        # That takes a second or two: before anybody waits.
+        self.video = source(options) if options.role == "send" else None
 
     def on_track(self, track):
         if track.kind == "video":
-            taken = take_video(track, self.options.bench)
+            taken = take_video(track, self.stages)
+            if self.options.ask_again:
+                for receiver in self.connection.getReceivers():
+                    if receiver.track is track:
+                        self.tasks.append(asyncio.ensure_future(ask_again(receiver)))
         else:
             taken = take_audio(track)
         self.tasks.append(asyncio.ensure_future(until_end(taken)))
@@ -329,14 +363,7 @@ class Peer:
             await self.say("startSession", peerId=producer)
 
     async def offer(self):
-        if self.options.video:
-            self.player = MediaPlayer(self.options.video, loop=True)
-            video = self.player.video
-        else:
-            video = Pattern()
-        self.sender = self.connection.addTrack(
-            Counted.of(Stamped(video) if self.options.bench else video)
-        )
+        self.sender = self.connection.addTrack(Counted.of(self.video))
         h264 = [
             codec
             for codec in RTCRtpSender.getCapabilities("video").codecs
@@ -350,6 +377,8 @@ class Peer:
     async def on_peer(self, message):
         if "sdp" in message:
             sdp = message["sdp"]
+            if sdp["type"] == "offer":
+                sdp["sdp"] = without_fec(sdp["sdp"])
             await self.connection.setRemoteDescription(RTCSessionDescription(**sdp))
             if sdp["type"] == "offer":
                 await self.connection.setLocalDescription(await self.connection.createAnswer())
@@ -385,6 +414,12 @@ class Peer:
         print(json.dumps({"t": round(t, 1), "state": state, **values, "bitrate": bitrate, **more}),
               flush=True)
         values["audio_peak"] = 0
+        if self.stages:
+            sending = self.sender is not None
+            self.stages.sample({
+                "target-kbps": values["target_bitrate"] / 1e3,
+                "media-bytes": self.sent_before,
+            } if sending else {})
 
     async def run(self):
         obey_stdin()
@@ -422,9 +457,15 @@ def main():
     parser.add_argument("--uri", required=True, help="ws://... of the signalling server")
     parser.add_argument("--role", required=True, choices=["send", "receive"])
     parser.add_argument("--bench", action="store_true",
-                        help="bar codes of dualstream-bench: draw or read them")
+                        help="read bar codes, and tell where pictures are (parts.py)")
+    parser.add_argument("--ask-again", action="store_true",
+                        help="for lost packets each 0.1 s, and wait for 128 packets, not 512")
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--video", help="what to send, again and again; default: a pattern")
+    parser.add_argument("--video", help="what to send, there and back, with bar codes; "
+                        "default: a pattern")
+    parser.add_argument("--size", default="1280x720", help="of --video, WxH")
+    parser.add_argument("--fps", type=int, default=30, help="of --video")
+    parser.add_argument("--pictures", type=int, default=300, help="of --video, in memory")
     options = parser.parse_args()
     watch_aiortc()
     sys.exit(0 if asyncio.run(Peer(options).run()) else 1)

@@ -141,10 +141,22 @@ fn with_feedback(
         .field("rtcp-fb-x-iframe-complete", true)
 }
 
-/// What follows a payloader of dualwebrtcsink.
-pub fn payloader_caps(ssrc: u32) -> gst::Caps {
+/// What dualwebrtcsink offers for stream `index`; the next one is for its
+/// retransmissions. Two sections of a bundle may share one where something else
+/// tells their packets apart (RFC 8843 section 9.1), and aiortc, which has but
+/// the payload type to find the receiver of a retransmission, drops those then.
+pub const fn payload_type(index: usize) -> u32 {
+    if index == 0 {
+        PAYLOAD_TYPE
+    } else {
+        PAYLOAD_TYPE + 2
+    }
+}
+
+/// What follows the payloader of stream `index` of dualwebrtcsink.
+pub fn payloader_caps(index: usize, ssrc: u32) -> gst::Caps {
     let mut caps = with_feedback(h264())
-        .field("payload", PAYLOAD_TYPE as i32)
+        .field("payload", payload_type(index) as i32)
         .field("ssrc", ssrc);
     for (id, uri) in EXTENSIONS {
         caps = caps.field(format!("extmap-{id}"), uri);
@@ -154,8 +166,8 @@ pub fn payloader_caps(ssrc: u32) -> gst::Caps {
 
 /// What a transceiver of dualwebrtcsink offers. No profile: webrtcbin would
 /// hold the encoder to it, level and all.
-pub fn offer_caps(ssrc: u32) -> gst::Caps {
-    let mut caps = payloader_caps(ssrc);
+pub fn offer_caps(index: usize, ssrc: u32) -> gst::Caps {
+    let mut caps = payloader_caps(index, ssrc);
     let s = caps.make_mut();
     s.set("packetization-mode", "1");
     s.set(format!("extmap-{SEND_TIME_ID}"), send_time::URI);
@@ -527,7 +539,7 @@ mod tests {
     #[test]
     fn caps_carry_extensions_and_feedback() {
         gst::init().unwrap();
-        let caps = offer_caps(7);
+        let caps = offer_caps(0, 7);
         let s = caps.structure(0).unwrap();
         assert_eq!(s.get::<&str>("extmap-4"), Ok(FRAME_URI));
         assert_eq!(s.get::<bool>("rtcp-fb-transport-cc"), Ok(true));

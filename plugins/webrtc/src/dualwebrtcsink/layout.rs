@@ -162,9 +162,9 @@ impl Parts {
         let line = taken.map_or_else(
             || Line {
                 mline: index,
-                payload_type: rtp::PAYLOAD_TYPE,
-                caps: rtp::payloader_caps(ssrc),
-                preferences: rtp::offer_caps(ssrc),
+                payload_type: rtp::payload_type(index),
+                caps: rtp::payloader_caps(index, ssrc),
+                preferences: rtp::offer_caps(index, ssrc),
             },
             |taken| line(taken, ssrc),
         );

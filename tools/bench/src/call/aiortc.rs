@@ -72,9 +72,18 @@ pub fn run(setting: &Setting, log: &Log, stop: &Receiver<()>) -> Result<()> {
         .arg(script())
         .arg("--bench")
         .args(["--uri", &setting.uri(), "--role", role])
-        .args(["--seconds", &setting.seconds.to_string()]);
+        .args(["--seconds", &(setting.seconds.ceil() as u64).to_string()])
+        .args(setting.properties.split_whitespace());
     if let Some(video) = &setting.video {
-        command.arg("--video").arg(video);
+        command
+            .arg("--video")
+            .arg(video)
+            .args([
+                "--size",
+                &format!("{}x{}", setting.size.width, setting.size.height),
+            ])
+            .args(["--fps", &setting.fps.to_string()])
+            .args(["--pictures", &setting.pictures.to_string()]);
     }
     let process = command
         .stdin(Stdio::null())

@@ -111,7 +111,7 @@ pub struct Args {
     /// The receiving application asks for a key frame this often, in ms, beside what its element asks for; 0: never
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     ask: u64,
-    /// More properties of the sender's element, as for gst-launch
+    /// More properties of the sender's element, as for gst-launch; of aiortc, options of tools/aiortc/peer.py
     #[arg(long, value_name = "TEXT", default_value = "")]
     sender_properties: String,
     #[arg(long, value_name = "TEXT", default_value = "")]

@@ -104,7 +104,8 @@ impl Control {
 
     /// This encoder serves the receiver, beside others or not. Before the first
     /// packet, and with it the first estimate: the first key frame must not
-    /// have the size and the pace of the ceiling.
+    /// have the size and the pace of the ceiling, nor the first seconds, where
+    /// the first REMB takes that long. `feedback`: estimates are promised.
     pub fn serve(&self, encoder: &gst::Element, audio: u32, beside_others: bool, feedback: bool) {
         let start: u32 = self.estimator.property("start-bitrate");
         let most: u32 = self.estimator.property("max-bitrate");

@@ -155,8 +155,6 @@ pub struct Session {
     pub has_first_kit: bool,
     /// Since when it shares an encoder that others had before.
     pub newcomer: Option<Instant>,
-    /// It reports about transport-wide numbers.
-    pub has_feedback: bool,
     pub switches: Switches,
     pub bin: gst::Bin,
     pub peer: Peer,
@@ -212,7 +210,6 @@ impl Session {
             kit: None,
             has_first_kit: false,
             newcomer: None,
-            has_feedback: false,
             bin,
             peer,
             aux: None,

@@ -22,9 +22,8 @@ impl Session {
         );
         self.negotiated = Negotiated::of(answer, dual, Agreed::None);
         self.set_audio(sdp::audio_accepted(answer));
-        self.has_feedback = sdp::has_transport_feedback(answer);
         if let Some(aux) = &self.aux {
-            aux.set_feedback(self.has_feedback);
+            aux.set_feedback(sdp::has_transport_feedback(answer));
         }
         if !self.negotiated.capture_time {
             // Nobody reads it.

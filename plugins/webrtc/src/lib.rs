@@ -22,6 +22,7 @@ mod parameter_sets;
 mod peer;
 mod playout_delay;
 mod properties;
+mod quiet_stop;
 mod reach;
 mod repair;
 mod requirements;

@@ -14,6 +14,7 @@ use gst_webrtc::WebRTCSessionDescription;
 use gstrswebrtc::signaller::{Signallable, SignallableExt, Signaller, WebRTCSignallerRole};
 
 use crate::answers::Answers;
+use crate::quiet_stop;
 use crate::signallers::{self, Kind, Wrong};
 
 /// Between a failed attempt to connect and the next.
@@ -705,7 +706,7 @@ impl Link {
         if let Some(answers) = &self.answers {
             answers.refuse_all();
         }
-        self.without_waiting_long(|signaller| signaller.stop());
+        self.without_waiting_long(|signaller| quiet_stop::quietly(|| signaller.stop()));
     }
 
     fn without_waiting_long(&self, call: impl FnOnce(&Signallable) + Send + 'static) {

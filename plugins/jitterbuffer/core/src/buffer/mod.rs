@@ -23,6 +23,7 @@ mod stats;
 mod store;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use dualstream_common::{DataSize, Timestamp};
@@ -50,6 +51,8 @@ const HIDDEN_HOLD: Duration = Duration::from_secs(1);
 /// sender has given up a picture that was not said complete by then (docs/
 /// dual-stream.md, at most 3 s after its last byte).
 const HIDDEN_AGE: Duration = Duration::from_secs(3);
+/// Gaps at a time; older ones are waited for.
+const MOST_HOPELESS: usize = 8;
 /// A key frame is asked for again after this time, if nothing came.
 const KEY_REPEAT: Duration = Duration::from_millis(500);
 
@@ -115,8 +118,9 @@ pub struct JitterBuffer<P> {
     /// The last key frame that is whole: number and time stamp of its first packet,
     /// and whether it is not shown.
     key: Option<(u64, u32, bool)>,
-    /// What is missing before this number is not waited for.
-    hopeless: u64,
+    /// Numbers of gaps that are too large to be filled in time; they are not waited
+    /// for. What is missing before them is.
+    hopeless: VecDeque<Range<u64>>,
     /// Only a key frame can be decoded; when one was asked for last.
     waiting: Option<Option<Timestamp>>,
     /// One is to be asked for.
@@ -142,7 +146,7 @@ impl<P> JitterBuffer<P> {
             rendered: None,
             discont: true,
             key: None,
-            hopeless: 0,
+            hopeless: VecDeque::new(),
             waiting: config.wait_for_key.then_some(None),
             key_wanted: false,
             stats: BufferStats::default(),
@@ -431,7 +435,7 @@ impl<P> JitterBuffer<P> {
         self.rendered = None;
         self.discont = true;
         self.key = None;
-        self.hopeless = 0;
+        self.hopeless.clear();
         self.waiting = self.config.wait_for_key.then_some(None);
     }
 
@@ -478,7 +482,7 @@ impl<P> JitterBuffer<P> {
             }
             Placed::Last { gap } => {
                 if self.behind(now, number, gap, hidden) == Gap::Hopeless {
-                    self.hopeless = number;
+                    self.note_hopeless(number - gap as u64..number);
                     self.stats.hopeless += gap as u64;
                 }
                 if origin == Origin::Retransmission && self.requests.ended(now, number) {
@@ -524,6 +528,13 @@ impl<P> JitterBuffer<P> {
         {
             self.key = Some((number, packet.timestamp, packet.hidden));
         }
+    }
+
+    fn note_hopeless(&mut self, gap: Range<u64>) {
+        if self.hopeless.len() == MOST_HOPELESS {
+            self.hopeless.pop_front();
+        }
+        self.hopeless.push_back(gap);
     }
 
     /// A packet came behind all others, or before them, and some are missing
@@ -693,7 +704,8 @@ impl<P> JitterBuffer<P> {
     fn deadline(&self, timing: &Timing) -> Option<Timestamp> {
         let first = self.store.first()?;
         let missing = self.store.first_missing();
-        if missing.is_some_and(|(number, _)| number < self.hopeless) {
+        let is_hopeless = |number| self.hopeless.iter().any(|gap| gap.contains(&number));
+        if missing.is_some_and(|(number, _)| is_hopeless(number)) {
             return Some(Timestamp::ZERO);
         }
         let repair = self.requests.repair(&self.config);

@@ -236,7 +236,7 @@ impl Watch {
     /// `shown`: what was held of shown frames; some of it may be dropped by
     /// now, as it cannot be decoded.
     fn lost(&self, now: Timestamp, lost: &Lost, shown: &[Taken]) {
-        if self.hopeless.contains(&self.place(lost.sequence)) {
+        if self.may_be_given_up(lost) {
             return;
         }
         let frame = self.taken.values().rev().take(3000);
@@ -251,6 +251,20 @@ impl Watch {
         }
         let least = least.iter().min().expect("something is behind it");
         assert!(*least <= now, "{now:?}: {lost:?}, not before {least:?}");
+    }
+
+    /// It is of a large gap, or of a frame that such a gap may have taken a part of:
+    /// that goes as it is.
+    fn may_be_given_up(&self, lost: &Lost) -> bool {
+        let (epoch, number) = self.place(lost.sequence);
+        let mut before = self.taken.range(..(epoch, number)).rev();
+        let first = before
+            .by_ref()
+            .take_while(|(place, taken)| place.0 == epoch && taken.timestamp == lost.timestamp)
+            .last()
+            .map_or(number, |((_, first), _)| *first);
+        let reach = (epoch, first.saturating_sub(1))..=(epoch, number);
+        self.hopeless.iter().any(|place| reach.contains(place))
     }
 
     /// All that leaves at this time, and when to come again. `any_time`: what

@@ -367,11 +367,13 @@ impl Requests {
             Some(_) => tail.due = None,
         }
         let until = until(tail.number, tail.timestamp, tail.last, false);
-        if now + self.rtt.known().unwrap_or_default() > until {
+        let retry = tail.asked.map_or(0, |asked| asked.times);
+        // There may have been more when it was asked for.
+        let last = config.max_retries.is_some_and(|most| retry > most);
+        if last || now + self.rtt.known().unwrap_or_default() > until {
             self.tail = Some(tail);
             return NextRequest::Idle;
         }
-        let retry = tail.asked.map_or(0, |asked| asked.times);
         match &mut tail.asked {
             Some(asked) => {
                 asked.times += 1;

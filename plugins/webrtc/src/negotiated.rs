@@ -81,17 +81,6 @@ impl Negotiated {
         }
     }
 
-    /// The network is estimated from the first packet on, by us or by the peer.
-    /// REMB is about what has abs-send-time, which audio has not: with audio, whose
-    /// share is taken from it, a low start would make it ever lower.
-    pub fn is_estimated(&self) -> bool {
-        match self.feedback {
-            Feedback::TransportCc => true,
-            Feedback::Remb => !self.audio,
-            Feedback::None => false,
-        }
-    }
-
     /// What is lost may still come.
     pub fn repairs(&self) -> bool {
         self.retransmission || self.fec != Agreed::None

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dualstream_common::{Bitrate, DataSize, Ratio, RemoteTime, Timestamp};
 
+use crate::remb::Remb;
 use crate::{Config, Controller, DelayFilter, MOST_REMEMBERED, Report};
 
 /// Inputs that take all branches of [`fuzz_controller`], run by a plain test.
@@ -20,6 +21,9 @@ pub const CORPUS: &[&[u8]] = &[
     // Time forwards and backwards.
     b"\x08\x01\x08\x02\x08\x03\x09\x08\x04\x02\x08\xff\x02\x09\x02",
 ];
+
+/// More than are remembered.
+const SOURCES: u32 = 40;
 
 /// Reads numbers until there are none.
 struct Bytes<'a>(&'a [u8]);
@@ -86,6 +90,8 @@ impl Run {
                     probe,
                     size % 2 == 0,
                 );
+                let source = u32::from(self.seq) % SOURCES;
+                c.sent_by(self.now, source, DataSize::from_bytes(size.into()));
                 self.seq = self.seq.wrapping_add(1);
             }
             1 => {
@@ -122,7 +128,11 @@ impl Run {
                 }
             }
             4 => {
-                c.remb(self.now, Bitrate::from_bps(bytes.wide()?));
+                let remb = Remb {
+                    bitrate: Bitrate::from_bps(bytes.wide()?),
+                    ssrcs: (0..u32::from(self.seq) % SOURCES).collect(),
+                };
+                c.remb(self.now, &remb);
             }
             5 => {
                 c.loss_report(self.now, Ratio::clamped(f64::from(bytes.u8()?) / 255.0));

@@ -42,6 +42,7 @@ mod rate;
 mod receiver;
 pub mod remb;
 mod response;
+mod sources;
 mod trendline;
 
 use std::time::Duration;
@@ -67,6 +68,7 @@ use rate::{Heard, RateControl};
 pub use rate::{Signal, State};
 pub use receiver::{AbsSendTime, ReceiverEstimator, ReceiverStats, Remb};
 use response::{Response, Unqueued};
+use sources::Sources;
 use trendline::Trendline;
 
 /// Feedback is late when it takes this much longer than the longest that it
@@ -193,6 +195,7 @@ pub struct Controller {
     response: Response,
     alr: Alr,
     allowance: Allowance,
+    sources: Sources,
     remb: Option<(Bitrate, Timestamp)>,
     /// Where there is no feedback for each packet: GCC's rate from RTCP's loss.
     blind: f64,
@@ -235,6 +238,7 @@ impl Controller {
             response: Response::default(),
             alr: Alr::default(),
             allowance: Allowance::default(),
+            sources: Sources::default(),
             remb: None,
             blind: start,
             decided: (config.start, Cause::Start),
@@ -301,6 +305,7 @@ impl Controller {
             + self.response.remembered()
             + self.alr.remembered()
             + self.allowance.remembered()
+            + self.sources.remembered()
     }
 
     #[must_use]
@@ -336,6 +341,12 @@ impl Controller {
         }
         self.prober
             .sent(size, self.estimate.target, probe.is_some());
+    }
+
+    /// A packet of this source has left, with a transport-wide number or without:
+    /// REMB goes by sources.
+    pub fn sent_by(&mut self, now: Timestamp, ssrc: u32, size: DataSize) {
+        self.sources.sent(now, ssrc, size);
     }
 
     /// A probe to send now.
@@ -629,10 +640,12 @@ impl Controller {
         self.estimate != before
     }
 
-    /// The peer's own estimate is an upper bound for some seconds. Where there
-    /// is no other feedback it is the rate.
-    pub fn remb(&mut self, now: Timestamp, rate: Bitrate) -> bool {
+    /// The peer's own estimate, with what is sent of the sources that it does
+    /// not name, is an upper bound for some seconds. Where there is no other
+    /// feedback it is the rate.
+    pub fn remb(&mut self, now: Timestamp, remb: &remb::Remb) -> bool {
         let before = self.estimate;
+        let rate = self.sources.remb(now, remb, REMB_AGE);
         self.remb = Some((rate, now));
         if self.response.last().is_some() {
             self.limit(now);

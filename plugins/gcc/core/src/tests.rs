@@ -17,6 +17,14 @@ fn kbps(rate: u64) -> Bitrate {
     Bitrate::from_kbps(rate)
 }
 
+/// For all that is sent.
+fn remb(rate: u64) -> remb::Remb {
+    remb::Remb {
+        bitrate: kbps(rate),
+        ssrcs: Vec::new(),
+    }
+}
+
 fn no_probes() -> Config {
     Config {
         probing: false,
@@ -230,7 +238,7 @@ fn at_a_limit_the_guess_does_not_run_away() {
     assert_between(at_maximum, 1000, 8000);
     let mut line = Line::new(Config::default(), 5000);
     for _ in 0..120 {
-        line.controller.remb(ms(line.now), kbps(1000));
+        line.controller.remb(ms(line.now), &remb(1000));
         line.run(1000);
     }
     assert_between(line.controller.stats().capacity, 1000, 12_000);
@@ -261,7 +269,7 @@ fn new_limits_hold_at_once_and_the_old_rate_comes_back_with_them() {
 fn the_peers_estimate_is_an_upper_bound_for_ten_seconds() {
     let mut line = Line::new(Config::default(), 2000);
     line.run(5000);
-    assert!(line.controller.remb(ms(line.now), kbps(700)));
+    assert!(line.controller.remb(ms(line.now), &remb(700)));
     assert_eq!(line.target(), kbps(700));
     assert_eq!(line.controller.estimate().cause, Cause::Remb);
     line.run(9900);
@@ -277,8 +285,8 @@ fn a_higher_bound_of_the_peer_gives_the_rate_and_its_cause_back() {
     line.run(5000);
     let before = line.controller.estimate();
     let now = ms(line.now);
-    line.controller.remb(now, kbps(700));
-    line.controller.remb(now, kbps(60_000));
+    line.controller.remb(now, &remb(700));
+    line.controller.remb(now, &remb(60_000));
     assert_eq!(line.controller.estimate().target, before.target);
     assert_eq!(
         line.controller.estimate().cause,
@@ -287,21 +295,37 @@ fn a_higher_bound_of_the_peer_gives_the_rate_and_its_cause_back() {
     );
 }
 
+#[test]
+fn what_the_peers_estimate_does_not_name_comes_on_top() {
+    let mut c = Controller::new(Config::default()).expect("valid");
+    for t in 0..200 {
+        // 160 kbit/s of sound.
+        c.sent_by(ms(10 * t), 2, DataSize::from_bytes(200));
+        c.sent_by(ms(10 * t), 1, PACKET);
+    }
+    let remb = remb::Remb {
+        bitrate: kbps(500),
+        ssrcs: vec![1],
+    };
+    assert!(c.remb(ms(2000), &remb));
+    assert_between(c.estimate().target, 650, 670);
+}
+
 /// Without feedback for each packet, the receiver estimates.
 #[test]
 fn without_feedback_the_peers_estimate_is_the_rate() {
     let mut c = Controller::new(Config::default()).expect("valid");
-    assert!(c.remb(ms(0), kbps(1500)));
+    assert!(c.remb(ms(0), &remb(1500)));
     assert_eq!(
         (c.estimate().target, c.estimate().cause),
         (kbps(1500), Cause::Remb)
     );
-    assert!(c.remb(ms(1000), kbps(900)));
+    assert!(c.remb(ms(1000), &remb(900)));
     assert_eq!(
         (c.estimate().target, c.estimate().cause),
         (kbps(900), Cause::Remb)
     );
-    c.remb(ms(2000), kbps(1));
+    c.remb(ms(2000), &remb(1));
     assert_eq!(
         (c.estimate().target, c.estimate().cause),
         (kbps(30), Cause::Minimum)

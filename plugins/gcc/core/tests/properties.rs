@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use dualstream_common::{Bitrate, DataSize, Ratio, RemoteTime, Timestamp};
+use gcc_core::remb::Remb;
 use gcc_core::{Config, Controller, DelayFilter, MOST_REMEMBERED, Report};
 use proptest::prelude::*;
 
@@ -76,6 +77,7 @@ impl World {
         let size = DataSize::from_bytes(size);
         self.controller
             .sent(self.now, seq, size, probe, seq.is_multiple_of(3));
+        self.controller.sent_by(self.now, u32::from(seq) % 40, size);
         self.sent = self.sent.saturating_add(size.as_bytes());
         self.seq = seq.wrapping_add(1);
     }
@@ -155,7 +157,13 @@ impl World {
                 assert_eq!(valid, config.validate().is_ok());
                 valid && self.controller.estimate() != before
             }
-            Op::Remb(rate) => self.controller.remb(now, Bitrate::from_bps(*rate)),
+            Op::Remb(rate) => {
+                let remb = Remb {
+                    bitrate: Bitrate::from_bps(*rate),
+                    ssrcs: (0..*rate as u32 % 60).collect(),
+                };
+                self.controller.remb(now, &remb)
+            }
             Op::Loss(loss) => self.controller.loss_report(now, Ratio::clamped(*loss)),
             Op::RoundTrip(nanos) => {
                 self.controller.rtt(Duration::from_nanos(*nanos));

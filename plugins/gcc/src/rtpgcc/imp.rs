@@ -22,7 +22,8 @@
  *   none encoders keep their rate. With `expect-feedback` it begins with the
  *   first packet.
  * - REMB of the peer is an upper bound, and the estimate where there is no
- *   other feedback. Losses in the peer's reports count only where there is
+ *   other feedback. It is about the sources that it names; what is sent of
+ *   others is added. Losses in the peer's reports count only where there is
  *   neither, and then from 10 % on.
  * - Sizes and rates count 28 bytes for IPv4 and UDP with each packet.
  * - `RTPTWCCPackets` goes on upstream, so that other elements can use it.
@@ -156,6 +157,15 @@ fn internal_session(session: &gst::Element) -> glib::Object {
     session.property("internal-session")
 }
 
+/// None if it is shorter than an RTP header's.
+fn rtp_ssrc(buffer: &gst::BufferRef) -> Option<u32> {
+    let mut ssrc = [0; 4];
+    buffer
+        .copy_to_slice(8, &mut ssrc)
+        .is_ok()
+        .then(|| u32::from_be_bytes(ssrc))
+}
+
 fn probe_of(buffer: &gst::BufferRef) -> Option<u32> {
     let meta = CustomMeta::from_buffer(buffer, PROBE_META).ok()?;
     meta.structure().get("id").ok()
@@ -198,6 +208,7 @@ impl RtpGcc {
         let numbered = (id > 0).then(|| twcc::numbered(buffer, id)).flatten();
         let probe = numbered.and_then(|_| probe_of(buffer));
         let size = DataSize::from_bytes(buffer.size() as u64 + PACKET_OVERHEAD);
+        let ssrc = rtp_ssrc(buffer);
         let found = lock(&self.link).is_some();
         let search = {
             let mut guard = lock(&self.state);
@@ -205,6 +216,9 @@ impl RtpGcc {
             let now = self.now();
             state.packets += 1;
             state.bytes += size;
+            if let Some(ssrc) = ssrc {
+                state.core.sent_by(now, ssrc, size);
+            }
             if let Some((payload, marker)) = numbered {
                 let number = state.numbers.sent(now, payload);
                 state.core.sent(now, number, size, probe, marker);
@@ -278,7 +292,7 @@ impl RtpGcc {
                 gst::log!(CAT, imp = self, "REMB of {}", remb.bitrate);
                 self.change(|state, now| {
                     state.rembs += 1;
-                    state.core.remb(now, remb.bitrate);
+                    state.core.remb(now, &remb);
                     state.known = true;
                 });
             }

@@ -770,8 +770,8 @@ impl Worker {
         if let Some(control) = session.control() {
             control.set_audio(share);
             let share = u32::try_from(share).unwrap_or(u32::MAX);
-            let estimated = session.negotiated.is_estimated();
-            control.serve(&branch.encoder, share, beside_others, estimated);
+            let feedback = session.negotiated.feedback;
+            control.serve(&branch.encoder, share, beside_others, feedback);
         }
         Ok(())
     }

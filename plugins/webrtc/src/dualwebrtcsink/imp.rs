@@ -181,19 +181,16 @@ use gst::subclass::prelude::*;
 use gstrswebrtc::signaller::{Signallable, Signaller, WebRTCSignallerRole};
 
 use super::audio::{self, AudioInput};
-use super::audio_rate::{AudioRate, FecMode};
+use super::audio_rate::AudioRate;
 use super::branch::Branch;
 use super::control::CongestionControl;
-use super::gate::{EosHandler, GateElement, Mode};
-use super::kit::Kit;
-use super::overload;
-use super::rates::Rates;
+use super::gate::{EosHandler, Mode};
+use super::parts::Parts;
+use super::settings::SinkSettings;
 use super::slow::Search;
 use super::stats::{Receiver, Shared, add_stats};
-use super::timeline::Timeline;
-use super::worker::{Command, EncoderSharing, Worker};
+use super::worker::{Command, Worker};
 use crate::fec::Agreed;
-use crate::properties::Settings;
 use crate::reach::Reach;
 use crate::requirements;
 use crate::server::SignallingServer;
@@ -219,54 +216,12 @@ const OWN_CHILDREN: [&str; 6] = [
     "audio-encoder",
 ];
 
-/// The static part of the data path.
-struct Parts {
-    clocksync: gst::Element,
-    gate: GateElement,
-    /// Gives the pictures to the encoders.
-    tee: gst::Element,
-    /// Before the encoder.
-    queue: gst::Element,
-    encoder: gst::Element,
-    rates: Rates,
-    kit: Kit,
-    /// None where the plugin is missing.
-    audio_encoder: Option<gst::Element>,
-    timeline: Timeline,
-}
-
 /// While PAUSED or PLAYING.
 struct Running {
     sender: mpsc::Sender<Command>,
     thread: JoinHandle<()>,
     server: Option<SignallingServer>,
     web: Option<WebServer>,
-}
-
-struct SinkSettings {
-    common: Settings,
-    wait_for_receiver: bool,
-    congestion_control: CongestionControl,
-    pacing: bool,
-    max_receivers: u32,
-    encoder_sharing: EncoderSharing,
-    audio: audio::Settings,
-    data_channel: bool,
-}
-
-impl Default for SinkSettings {
-    fn default() -> Self {
-        Self {
-            common: Settings::default(),
-            wait_for_receiver: false,
-            congestion_control: CongestionControl::default(),
-            pacing: true,
-            max_receivers: 16,
-            encoder_sharing: EncoderSharing::default(),
-            audio: audio::Settings::default(),
-            data_channel: false,
-        }
-    }
 }
 
 pub struct DualWebRtcSink {
@@ -282,63 +237,6 @@ pub struct DualWebRtcSink {
 }
 
 impl DualWebRtcSink {
-    /// Builds what can be built; what is missing is an error at READY.
-    fn build(&self) -> Result<Parts, gst::ErrorMessage> {
-        requirements::check(requirements::SENDER)?;
-        let convert = requirements::make("videoconvert", "convert")?;
-        let clocksync = requirements::make("clocksync", "clocksync")?;
-        let encoder = requirements::make("dualh264enc", "encoder")?;
-        let tee = requirements::make("tee", "tee")?;
-        tee.set_property("allow-not-linked", true);
-        let broken = |err: glib::BoolError| gst::error_msg!(gst::CoreError::Failed, ["{err}"]);
-        let pad = |element: &gst::Element, name: &str| {
-            element.static_pad(name).ok_or_else(|| {
-                gst::error_msg!(
-                    gst::CoreError::Pad,
-                    ["{} has no pad {name}", element.name()]
-                )
-            })
-        };
-        let timeline = Timeline::default();
-        // What every peer decodes: 8 bit, 4:2:0.
-        let formats = gst::Caps::builder("video/x-raw")
-            .field("format", gst::List::new(["I420", "NV12", "YV12"]))
-            .build();
-        let entry = pad(&encoder, "sink")?;
-        let gate = GateElement::new("gate", formats, &timeline, &clocksync, &entry);
-        let obj = self.obj();
-        let queue = overload::queue("queue", &obj, &self.shared)?;
-        obj.add_many([
-            &convert,
-            &clocksync,
-            gate.upcast_ref(),
-            &tee,
-            &queue,
-            &encoder,
-        ])
-        .map_err(broken)?;
-        gst::Element::link_many([&convert, &clocksync, gate.upcast_ref(), &tee]).map_err(broken)?;
-        queue.link(&encoder).map_err(broken)?;
-        self.sinkpad
-            .set_target(Some(&pad(&convert, "sink")?))
-            .map_err(broken)?;
-        // It runs with a session only.
-        queue.set_locked_state(true);
-        encoder.set_locked_state(true);
-        let rates = Rates::new(&encoder);
-        Ok(Parts {
-            clocksync,
-            gate,
-            tee,
-            queue,
-            kit: Kit::new(&rates)?,
-            rates,
-            audio_encoder: AudioInput::encoder().ok(),
-            encoder,
-            timeline,
-        })
-    }
-
     fn add_audio(&self, template: &gst::PadTemplate) -> Result<gst::Pad, gst::ErrorMessage> {
         requirements::check(requirements::AUDIO_SENDER)?;
         let parts = self.parts.get();
@@ -622,73 +520,14 @@ impl ObjectSubclass for DualWebRtcSink {
 impl ObjectImpl for DualWebRtcSink {
     fn properties() -> &'static [glib::ParamSpec] {
         static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-            let mut specs = Settings::specs();
-            specs.extend([
-                glib::ParamSpecEnum::builder::<SinkSignalling>("signalling")
-                    .nick("Signalling")
-                    .blurb("Protocol by which sender and receiver find each other; makes a new signaller, so properties of the signaller are to be set after it")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoolean::builder("wait-for-receiver")
-                    .nick("Wait For Receiver")
-                    .blurb("Hold the first picture until the first receiver is ready, and send from there at the normal pace, instead of dropping pictures; live sources are not held")
-                    .default_value(SinkSettings::default().wait_for_receiver)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder::<CongestionControl>("congestion-control")
-                    .nick("Congestion Control")
-                    .blurb("How the encoder's rate follows the network; the encoder's bitrate is the upper limit")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoolean::builder("pacing")
-                    .nick("Pacing")
-                    .blurb("Packets leave at the pace and by the priorities of rtppacer; otherwise as they come, and the network is not probed for more. Without congestion-control they always do")
-                    .default_value(SinkSettings::default().pacing)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("max-receivers")
-                    .nick("Maximum Receivers")
-                    .blurb("Receivers that are served at a time; further ones are refused")
-                    .minimum(1)
-                    .maximum(1000)
-                    .default_value(SinkSettings::default().max_receivers)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder::<EncoderSharing>("encoder-sharing")
-                    .nick("Encoder Sharing")
-                    .blurb("Which receivers are served by one encoder, at the rate that the slowest of their networks bears")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoolean::builder("data-channel")
-                    .nick("Data Channel")
-                    .blurb("Offer a data channel, over which a page in a browser takes dual stream (docs/browser.md); always with run-web-server. A foreign receiver that takes the channel and says nothing on it gets its first picture 2 s after it is connected")
-                    .default_value(SinkSettings::default().data_channel)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("audio-bitrate")
-                    .nick("Audio Bitrate")
-                    .blurb("Constant bitrate of Opus, in bit/s; at most a quarter of what the network bears, 24 kbit/s at least")
-                    .minimum(6000)
-                    .maximum(510_000)
-                    .default_value(SinkSettings::default().audio.bitrate)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder::<audio::FrameSize>("audio-frame-size")
-                    .nick("Audio Frame Size")
-                    .blurb("Sound in one packet, in ms")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder::<FecMode>("audio-fec")
-                    .nick("Audio FEC")
-                    .blurb("Forward error correction inside of Opus, beside retransmissions. Has no effect if audio-encoder::audio-type was set")
-                    .mutable_ready()
-                    .build(),
+            let mut specs = SinkSettings::specs();
+            specs.push(
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb("Structure application/x-dualwebrtcsink-stats; its fields are in the element's documentation")
                     .read_only()
                     .build(),
-            ]);
+            );
             specs
         });
         PROPERTIES.as_ref()
@@ -722,43 +561,8 @@ impl ObjectImpl for DualWebRtcSink {
                     gst::warning!(CAT, imp = self, "signalling: {why}");
                 }
             }
-            "wait-for-receiver" => {
-                self.settings.lock().unwrap().wait_for_receiver =
-                    value.get().expect("type checked upstream");
-            }
-            "data-channel" => {
-                self.settings.lock().unwrap().data_channel =
-                    value.get().expect("type checked upstream");
-            }
-            "congestion-control" => {
-                self.settings.lock().unwrap().congestion_control =
-                    value.get().expect("type checked upstream");
-            }
-            "pacing" => {
-                self.settings.lock().unwrap().pacing = value.get().expect("type checked upstream");
-            }
-            "max-receivers" => {
-                self.settings.lock().unwrap().max_receivers =
-                    value.get().expect("type checked upstream");
-            }
-            "encoder-sharing" => {
-                self.settings.lock().unwrap().encoder_sharing =
-                    value.get().expect("type checked upstream");
-            }
-            "audio-bitrate" => {
-                self.settings.lock().unwrap().audio.bitrate =
-                    value.get().expect("type checked upstream");
-            }
-            "audio-frame-size" => {
-                self.settings.lock().unwrap().audio.frame =
-                    value.get().expect("type checked upstream");
-            }
-            "audio-fec" => {
-                self.settings.lock().unwrap().audio.fec =
-                    value.get().expect("type checked upstream");
-            }
             name => {
-                let known = self.settings.lock().unwrap().common.set(name, value);
+                let known = self.settings.lock().unwrap().set(name, value);
                 debug_assert!(known, "unknown property {name}");
             }
         }
@@ -766,15 +570,6 @@ impl ObjectImpl for DualWebRtcSink {
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
-            "wait-for-receiver" => self.settings.lock().unwrap().wait_for_receiver.to_value(),
-            "data-channel" => self.settings.lock().unwrap().data_channel.to_value(),
-            "congestion-control" => self.settings.lock().unwrap().congestion_control.to_value(),
-            "pacing" => self.settings.lock().unwrap().pacing.to_value(),
-            "max-receivers" => self.settings.lock().unwrap().max_receivers.to_value(),
-            "encoder-sharing" => self.settings.lock().unwrap().encoder_sharing.to_value(),
-            "audio-bitrate" => self.settings.lock().unwrap().audio.bitrate.to_value(),
-            "audio-frame-size" => self.settings.lock().unwrap().audio.frame.to_value(),
-            "audio-fec" => self.settings.lock().unwrap().audio.fec.to_value(),
             "stats" => self.stats().to_value(),
             "signalling" => {
                 let signaller = self.settings.lock().unwrap().common.signaller.clone();
@@ -786,7 +581,6 @@ impl ObjectImpl for DualWebRtcSink {
                 .settings
                 .lock()
                 .unwrap()
-                .common
                 .get(name)
                 .expect("declared above"),
         }
@@ -798,7 +592,7 @@ impl ObjectImpl for DualWebRtcSink {
         // Sessions come and go, but this stays a sink.
         obj.set_suppressed_flags(gst::ElementFlags::SINK | gst::ElementFlags::SOURCE);
         obj.set_element_flags(gst::ElementFlags::SINK);
-        match self.build() {
+        match Parts::build(&obj, &self.shared, &self.sinkpad) {
             // Set only here.
             Ok(parts) => drop(self.parts.set(parts)),
             Err(err) => gst::warning!(CAT, imp = self, "{err:?}"),

@@ -3,6 +3,9 @@
 //! one queue, and owns the session. So nothing that blocks is called from
 //! their threads, and no state needs a lock.
 
+mod negotiation;
+mod parting;
+
 use std::collections::VecDeque;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -10,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::prelude::*;
-use gst_webrtc::{WebRTCSDPType, WebRTCSessionDescription};
+use gst_webrtc::WebRTCSessionDescription;
 
 use super::DualWebRtcSink;
 use super::audio::{self, AudioInput};
@@ -24,28 +27,19 @@ use super::kit::Kit;
 use super::layout::Layout;
 use super::rates::Rates;
 use super::session::{Due, Parts, Phase, Session};
-use super::slow::{self, Look, Search};
+use super::slow::{self, Search};
 use super::stats::{Receiver, Shared};
 use super::timeline::Timeline;
+use crate::peer;
 use crate::properties::Settings;
 use crate::reach::Reach;
 use crate::signalling::{self, Change, Link};
-use crate::{fec, peer, sdp};
 
-/// A newcomer's estimate is held against those who share its encoder after this
-/// time.
-const NEWCOMER: Duration = Duration::from_secs(2);
-/// Of the key frame by which a receiver moves to an encoder of its own, in frame
-/// times: on a network that is slow it must not take long.
-const MOVE_BUDGET: f64 = 2.0;
 /// Who says nothing for so long makes room for another receiver if there is none.
 const SILENT: Duration = Duration::from_secs(2);
 /// ... and does not count among those who share its encoder after this time.
 /// Feedback comes each 30 ms.
 const QUIET: Duration = Duration::from_millis(600);
-/// Slow receivers that are remembered, lest they share again.
-const MOST_SLOW: usize = 64;
-
 #[derive(Debug)]
 pub enum Command {
     Signalling(signalling::Event),
@@ -235,104 +229,6 @@ impl Worker {
         if self.slow_look.is_some_and(|at| now >= at) {
             self.look_for_slow(now);
         }
-    }
-
-    /// Newcomers become full members, and one that holds the others up goes.
-    fn look_for_slow(&mut self, now: Instant) {
-        for session in &mut self.sessions {
-            if session
-                .newcomer
-                .is_some_and(|since| now >= since + NEWCOMER)
-            {
-                session.newcomer = None;
-                if let Some(control) = session.control() {
-                    control.settle();
-                }
-            }
-            let is_quiet = now >= session.peer.activity().last() + QUIET;
-            if let Some(control) = session.control() {
-                control.set_silent(is_quiet);
-            }
-        }
-        let shared = self.branches.iter().find(|b| b.is_shared && b.count() > 1);
-        let Some(branch) = shared else {
-            self.slow_look = None;
-            self.slow_search.clear();
-            return;
-        };
-        self.slow_look = Some(now + slow::INTERVAL);
-        let looks: Vec<Look> = self
-            .rates
-            .estimates(&branch.encoder)
-            .into_iter()
-            .filter_map(|(id, estimate)| {
-                let session = self.sessions.iter().find(|s| s.control_id() == Some(id))?;
-                Some(Look::new(id, estimate, &session.control()?.estimator))
-            })
-            .collect();
-        if let Some(id) = self.slow_search.look(now, &looks) {
-            self.part_with(id);
-        }
-    }
-
-    /// The receiver gets an encoder for itself: in its session if that can be, or
-    /// it asks again.
-    fn part_with(&mut self, id: u64) {
-        let session = self.sessions.iter().find(|s| s.control_id() == Some(id));
-        let (Some(session), Some(sink)) = (session, self.sink.upgrade()) else {
-            return;
-        };
-        let (serial, peer) = (session.serial, session.peer_id.clone());
-        if self.slow.len() >= MOST_SLOW {
-            self.slow.pop_front();
-        }
-        self.slow.push_back(peer);
-        let why = "its network is slower than that of those who share its encoder";
-        gst::info!(CAT, obj = sink, "session {} parts: {why}", session.id);
-        if let Err(err) = self.move_to_own(&sink, serial, id) {
-            gst::info!(CAT, obj = sink, "not within its session: {err}");
-            self.end_session(serial, why, true);
-        }
-    }
-
-    /// A new encoder begins where the shared one leaves off. To the receiver it is
-    /// a sender that started anew, by a key frame.
-    fn move_to_own(&mut self, sink: &DualWebRtcSink, serial: u64, id: u64) -> Result<(), String> {
-        let session = self.sessions.iter().find(|s| s.serial == serial);
-        let shared = self.branches.iter().position(|b| b.serves(serial));
-        let (Some(session), Some(shared)) = (session, shared) else {
-            return Err("it is gone".into());
-        };
-        if session.foreign {
-            return Err("a page may not take another encoder's frames".into());
-        }
-        self.serial += 1;
-        // Like the one that the user sets up.
-        let mut own = Branch::another(
-            self.serial,
-            &self.branches[0].encoder,
-            sink,
-            &self.rates,
-            &self.shared,
-        )
-        .map_err(|err| err.to_string())?;
-        if own.encoder.has_property("start-budget") {
-            own.encoder.set_property("start-budget", MOVE_BUDGET);
-        }
-        // It takes its time to start; the shared one goes on meanwhile.
-        let moved = own.warm_up(sink).and_then(|()| {
-            self.branches[shared].leave(&self.tee, serial);
-            own.reserve(serial);
-            self.rates.change_encoder(id, &own.encoder);
-            own.link(sink, &self.tee, session)
-        });
-        if own.is_idle() {
-            own.dispose(sink, &self.rates);
-        } else {
-            // The end of the session takes it away if it does not run.
-            self.branches.push(own);
-        }
-        moved.map_err(|err| err.to_string())
     }
 
     fn on_signalling(&mut self, now: Instant, event: signalling::Event) {
@@ -638,98 +534,6 @@ impl Worker {
             peer::Event::ClockRequest(_) => {}
             // The receiver has no sources of its own; servers are no session's.
             peer::Event::Bye(_) | peer::Event::IceServers(_) => {}
-        }
-    }
-
-    fn send_offer(&mut self, serial: u64, offer: &WebRTCSessionDescription) -> Result<(), String> {
-        let wants_flexfec = self.has_fec && self.settings.fec.wants_flexfec();
-        let Some(session) = self.sessions.iter_mut().find(|s| s.serial == serial) else {
-            return Ok(());
-        };
-        let text = sdp::offer_one_source_of_sound(&peer::text(offer)?);
-        let mut text = sdp::offer_remb(&text);
-        if session.switches.frame_feedback {
-            text = sdp::offer_frame_complete(&text);
-        }
-        if wants_flexfec {
-            text = fec::offer_flexfec(&text, glib::random_int);
-        }
-        let offer = peer::parse(WebRTCSDPType::Offer, &text)?;
-        session.offer = text;
-        session.peer.set_local(&offer);
-        self.link.send_description(&session.id, &offer);
-        Ok(())
-    }
-
-    /// The receiver made the offer.
-    fn send_answer(
-        &mut self,
-        serial: u64,
-        answer: &WebRTCSessionDescription,
-    ) -> Result<(), String> {
-        let Some(session) = self.session(serial) else {
-            return Ok(());
-        };
-        let offer = session.answers.as_deref().unwrap_or_default();
-        let mut text = peer::text(answer)?;
-        if session.switches.frame_feedback {
-            text = sdp::answer_frame_complete(&text, offer);
-        }
-        let answer = peer::parse(WebRTCSDPType::Answer, &text)?;
-        let phase = session.phase;
-        self.agree(serial, &text);
-        let Some(session) = self.session(serial).filter(|s| s.phase == phase) else {
-            return Ok(());
-        };
-        session.peer.set_local(&answer);
-        session.on_answered();
-        let id = session.id.clone();
-        self.link.send_description(&id, &answer);
-        Ok(())
-    }
-
-    fn on_answer(&mut self, serial: u64, answer: &WebRTCSessionDescription) {
-        let found = self.sessions.iter_mut().find(|s| s.serial == serial);
-        let (Some(session), Some(sink)) = (found, self.sink.upgrade()) else {
-            return;
-        };
-        if answer.type_() != WebRTCSDPType::Answer
-            || session.phase != Phase::Negotiating
-            || session.answers.is_some()
-        {
-            gst::warning!(
-                CAT,
-                obj = sink,
-                "a description that was not asked for is ignored"
-            );
-            return;
-        }
-        let text = match peer::text(answer) {
-            Ok(text) => text,
-            Err(err) => return self.end_session(serial, &err, true),
-        };
-        self.agree(serial, &text);
-        if let Some(session) = self.session(serial) {
-            session.peer.set_remote(answer);
-        }
-    }
-
-    /// What both take is known, from an answer.
-    fn agree(&mut self, serial: u64, text: &str) {
-        let found = self.sessions.iter_mut().find(|s| s.serial == serial);
-        let (Some(session), Some(sink)) = (found, self.sink.upgrade()) else {
-            return;
-        };
-        if !session.agree(text, self.link.sfu()) {
-            return self.end_session(serial, "the receiver does not take H.264", true);
-        }
-        if let Some(words) = session.tell() {
-            gst::info!(
-                CAT,
-                obj = sink,
-                "negotiated in session {}: {words}",
-                session.id
-            );
         }
     }
 

@@ -9,6 +9,7 @@ mod padding;
 mod requests;
 mod settings;
 mod state;
+mod stats;
 
 glib::wrapper! {
     pub struct RtpPacer(ObjectSubclass<imp::RtpPacer>)

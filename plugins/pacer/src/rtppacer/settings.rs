@@ -49,6 +49,51 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// False if there is no such property.
+    pub fn set(
+        &mut self,
+        name: &str,
+        value: &glib::Value,
+    ) -> Result<bool, glib::value::ValueTypeMismatchError> {
+        match name {
+            "bitrate" => self.bitrate = value.get()?,
+            "pacing-factor" => self.pacing_factor = value.get()?,
+            "burst-interval" => self.burst_ms = value.get()?,
+            "queue-time-limit" => self.queue_limit_ms = value.get()?,
+            "background-ttl" => self.background_ttl_ms = value.get()?,
+            "padding-ttl" => self.padding_ttl_ms = value.get()?,
+            "max-queue-packets" => self.max_packets = value.get()?,
+            "max-queue-bytes" => self.max_bytes = value.get()?,
+            "padding-payload-type" => self.padding_pt = value.get()?,
+            "retransmission-share" => self.retransmission_share = value.get()?,
+            "retransmission-max-age" => self.retransmission_age_ms = value.get()?,
+            "priorities" => {
+                // Null, and of another type: no structure.
+                self.priorities = value.get::<Option<gst::Structure>>().unwrap_or_default();
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    pub fn get(&self, name: &str) -> Option<glib::Value> {
+        Some(match name {
+            "bitrate" => self.bitrate.to_value(),
+            "pacing-factor" => self.pacing_factor.to_value(),
+            "burst-interval" => self.burst_ms.to_value(),
+            "queue-time-limit" => self.queue_limit_ms.to_value(),
+            "background-ttl" => self.background_ttl_ms.to_value(),
+            "padding-ttl" => self.padding_ttl_ms.to_value(),
+            "max-queue-packets" => self.max_packets.to_value(),
+            "max-queue-bytes" => self.max_bytes.to_value(),
+            "padding-payload-type" => self.padding_pt.to_value(),
+            "retransmission-share" => self.retransmission_share.to_value(),
+            "retransmission-max-age" => self.retransmission_age_ms.to_value(),
+            "priorities" => self.priorities.to_value(),
+            _ => return None,
+        })
+    }
+
     pub fn config(&self) -> Config {
         let some = |ms: u32| (ms > 0).then(|| Duration::from_millis(ms.into()));
         Config {

@@ -1,7 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Pictures that can be drawn again from their number, and their distance.
 
+use dualstream_clip::barcode::Layout;
+use dualstream_clip::picture::Luma;
 use gst_video::prelude::*;
+
+/// The number: 16 bits along the upper edge.
+const CODE: Layout = Layout {
+    columns: 16,
+    rows: 1,
+    width: 0.8,
+    height: 0.125,
+};
 
 /// Size of the test picture.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +21,7 @@ pub struct Size {
 }
 
 /// Luma of picture `n`: a pattern that moves over a still one, with a little
-/// noise that is another one in each picture.
+/// noise that is another one in each picture, and its number as a bar code.
 pub fn luma(n: u64, size: Size) -> Vec<u8> {
     let mut random = 0x9e37_79b9u32.wrapping_mul(n as u32 + 1);
     let shift = n as usize * 3;
@@ -25,7 +35,19 @@ pub fn luma(n: u64, size: Size) -> Vec<u8> {
             data.push((70 + ((at / 2) ^ (y / 2)) % 96 + noise) as u8);
         }
     }
+    CODE.write(&mut data, size.width, size.width, size.height, n & 0xffff);
     data
+}
+
+/// The number that a picture bears, of 16 bits; `None` where it is not clear.
+pub fn number(luma: &[u8], size: Size) -> Option<u16> {
+    let luma = Luma {
+        data: luma,
+        stride: size.width,
+        width: size.width,
+        height: size.height,
+    };
+    u16::try_from(CODE.read(luma)?).ok()
 }
 
 /// The whole picture as I420, grey.
@@ -81,6 +103,8 @@ mod tests {
             height: 36,
         };
         assert_eq!(luma(7, size), luma(7, size));
+        assert_eq!(number(&luma(0x1_2345, size), size), Some(0x2345));
+        assert_eq!(number(&[128; 64 * 36], size), None);
         // A picture shown under a wrong number is found out.
         let off_by_one = psnr(&luma(7, size), &luma(8, size));
         assert!(off_by_one < 35.0, "{off_by_one}");

@@ -12,8 +12,12 @@ use std::time::{Duration, Instant};
 /// A picture as it was shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown {
-    /// Counted from the first picture.
+    /// As the sender's encoder counts what it is given, from 0.
     pub number: u64,
+    /// So many more the source had counted by then, as it is drawn in the picture:
+    /// what a busy machine left no time for does not come to the encoder
+    /// (`pictures-late`). Of a damaged picture it is anything.
+    pub left_out: u64,
     pub stream: u32,
     pub psnr: f64,
 }
@@ -189,6 +193,20 @@ impl Session {
         }
     }
 
+    /// These whole pictures are what their numbers say: those of the source without
+    /// the ones that the encoder had no time for.
+    pub fn assert_numbered(&self, shown: &[Shown]) {
+        let sink = Self::deep(&self.sender, "sink").expect("dualwebrtcsink has its name");
+        let stats: gst::Structure = sink.property("stats");
+        let late: u64 = stats.get("pictures-late").expect("a count");
+        let mut before = 0;
+        for one in shown {
+            let range = before..=late;
+            assert!(range.contains(&one.left_out), "{range:?}: {one:?}");
+            before = one.left_out;
+        }
+    }
+
     pub fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for pipeline in [&self.sender, &self.receiver] {
@@ -211,7 +229,7 @@ impl Drop for Session {
     }
 }
 
-/// Compares each picture that comes with the one of the same number.
+/// Compares each picture that comes with the one whose number it bears.
 fn measure(receiver: &gst::Pipeline, size: Size, shown: &Arc<Mutex<Vec<Shown>>>) {
     let sink: gst_app::AppSink = receiver.by_name("sink").and_downcast().expect("an appsink");
     let shown = shown.clone();
@@ -231,12 +249,18 @@ fn measure(receiver: &gst::Pipeline, size: Size, shown: &Arc<Mutex<Vec<Shown>>>)
                 let start = *first.get_or_insert(extended.value() - u64::from(tag.number));
                 let number = extended.value() - start;
                 let luma = picture::luma_of(buffer, &info);
-                let psnr = picture::psnr(&luma, &picture::luma(number, size));
+                let left_out = picture::number(&luma, size)
+                    .map(|drawn| u64::from(drawn.wrapping_sub(tag.number)));
+                // One whose number cannot be read is worth nothing.
+                let psnr = left_out.map_or(0.0, |left_out| {
+                    picture::psnr(&luma, &picture::luma(number + left_out, size))
+                });
                 shown
                     .lock()
                     .map_err(|_| gst::FlowError::Error)?
                     .push(Shown {
                         number,
+                        left_out: left_out.unwrap_or(u64::MAX),
                         stream: tag.stream.index() as u32,
                         psnr,
                     });

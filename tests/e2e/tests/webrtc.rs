@@ -27,6 +27,7 @@ fn every_picture_is_shown_once_in_order_and_key_frames_come_in_the_background() 
     assert_eq!(shown[0].number, 0, "from the first picture");
     let missing = shown[shown.len() - 1].number + 1 - shown.len() as u64;
     assert_eq!(missing, 0, "each picture is shown");
+    session.assert_numbered(&shown);
     let switches = session.stat("switches");
     let stats = session.encoder_stats();
     assert!(switches >= 4, "{switches} in 12 s: {stats}");
@@ -106,6 +107,7 @@ fn three_percent_loss_ends_with_every_stream_recovered() {
     session.assert_in_order();
     let shown = session.shown().clone();
     let end = &shown[at + 60..];
+    session.assert_numbered(end);
     for stream in 0..2 {
         let own: Vec<Shown> = end.iter().filter(|s| s.stream == stream).copied().collect();
         assert!(

@@ -285,6 +285,30 @@ fn an_event_changes_the_rate_of_the_packet_that_waits() {
     assert_eq!(signalled, [100_000, 500_000, 0]);
 }
 
+/// The stream is the display stream now, and its packets are behind them.
+#[test]
+fn after_a_release_what_waits_goes_at_once_up_to_a_display_packet() {
+    let mut f = Fixture::new(100_000);
+    let background = (0..60).map(|n| packet(4, true, n));
+    let display = std::iter::once(packet(4, false, 60));
+    let again = (61..63).map(|n| packet(4, true, n));
+    let feeder = f.push_on_thread(background.chain(display).chain(again).collect());
+    assert_eq!(f.waiting_until(), 100);
+    let release = gst::Structure::new_empty("application/x-background-release");
+    assert!(
+        f.feed
+            .push_event(gst::event::CustomDownstreamOob::new(release))
+    );
+    // Without time passing; what was owed for the first one still is.
+    for n in 0..61 {
+        assert_eq!(seq(&f.h.pull().unwrap()), n);
+    }
+    assert_eq!(f.waiting_until(), 100);
+    assert_eq!(f.h.buffers_in_queue(), 0);
+    f.signal(0);
+    feeder.join().unwrap().unwrap();
+}
+
 #[test]
 fn the_property_changes_the_rate_of_the_packet_that_waits() {
     let f = Fixture::new(1_000_000);

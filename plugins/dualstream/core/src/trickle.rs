@@ -54,6 +54,8 @@ pub struct Trickle {
     debt: u128,
     at: Timestamp,
     offered: Option<Timestamp>,
+    /// Something urgent waits behind what is offered.
+    released: bool,
     stats: Stats,
 }
 
@@ -67,6 +69,7 @@ impl Trickle {
             debt: 0,
             at: Timestamp::ZERO,
             offered: None,
+            released: false,
             stats: Stats::default(),
         }
     }
@@ -84,6 +87,17 @@ impl Trickle {
         self.signalled = rate;
     }
 
+    /// The stream is the display stream now, and what it shows next waits behind
+    /// background packets: these go at once, up to [`Trickle::passed`].
+    pub fn release(&mut self) {
+        self.released = true;
+    }
+
+    /// A packet that is not of a background frame went by.
+    pub fn passed(&mut self) {
+        self.released = false;
+    }
+
     /// The rate in force; zero is no spacing.
     #[must_use]
     pub fn rate(&self) -> Bitrate {
@@ -96,7 +110,7 @@ impl Trickle {
         let since = *self.offered.get_or_insert(now);
         let size = size + PACKET_OVERHEAD;
         let rate = u128::from(self.rate().as_bps());
-        if rate > 0 {
+        if rate > 0 && !self.released {
             let cost = u128::from(size.as_bytes()) * BYTE;
             let allowed = (rate * BURST.as_nanos()).saturating_sub(cost);
             if self.debt > allowed {
@@ -122,6 +136,7 @@ impl Trickle {
     /// and counters stay.
     pub fn flush(&mut self) {
         self.debt = 0;
+        self.released = false;
         if self.offered.take().is_some() {
             self.stats.flushed += 1;
         }
@@ -245,6 +260,24 @@ mod tests {
         t.signal(ms(2), Some(kbps(100)));
         assert_eq!(t.offer(ms(2), PACKET), Next::Send);
         assert_eq!(t.offer(ms(2), PACKET), Next::WaitUntil(ms(102)));
+    }
+
+    #[test]
+    fn what_stands_before_a_display_packet_goes_at_once() {
+        let mut t = Trickle::new(kbps(100));
+        assert_eq!(t.offer(ms(0), PACKET), Next::Send);
+        assert_eq!(t.offer(ms(0), PACKET), Next::WaitUntil(ms(100)));
+        t.release();
+        for _ in 0..80 {
+            assert_eq!(t.offer(ms(1), PACKET), Next::Send);
+        }
+        t.passed();
+        // From then on as before, and what was owed is still owed.
+        assert_eq!(t.offer(ms(2), PACKET), Next::WaitUntil(ms(100)));
+        t.release();
+        t.flush();
+        assert_eq!(t.offer(ms(200), PACKET), Next::Send);
+        assert_eq!(t.offer(ms(200), PACKET), Next::WaitUntil(ms(300)));
     }
 
     #[test]

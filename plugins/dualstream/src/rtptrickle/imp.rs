@@ -28,6 +28,10 @@
  *   Without an event it is the property `background-bitrate`. Zero is no
  *   spacing, from an event too. A new rate applies at once, also to a packet
  *   that is waiting.
+ * - After the event `application/x-background-release` (custom, downstream, out of
+ *   band) background packets are not spaced until another packet has passed. It is
+ *   sent where a stream becomes the display stream while a background frame of it
+ *   is still on its way here: with several receivers, that is when others have it.
  * - Time is that of the pipeline clock. Without a clock (while prerolling)
  *   packets are not spaced.
  *
@@ -69,6 +73,7 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 });
 
 const RATE_EVENT: &str = "application/x-background-rate";
+const RELEASE_EVENT: &str = "application/x-background-release";
 
 /// Longest wait without looking again; keeps clock times far from their end.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -226,6 +231,7 @@ impl RtpTrickle {
     fn count_others(&self, packets: usize) {
         if let Some(state) = lock(&self.state).as_mut() {
             state.others += packets as u64;
+            state.core.passed();
         }
     }
 
@@ -268,6 +274,14 @@ impl RtpTrickle {
                 }
             }
             gst::EventView::CustomDownstreamOob(custom) => {
+                if custom
+                    .structure()
+                    .is_some_and(|s| s.has_name(RELEASE_EVENT))
+                    && let Some(state) = lock(&self.state).as_mut()
+                {
+                    state.core.release();
+                    state.wake();
+                }
                 let rate = custom.structure().filter(|s| s.has_name(RATE_EVENT));
                 match rate.map(|s| s.get::<u64>("bitrate")) {
                     None => (),

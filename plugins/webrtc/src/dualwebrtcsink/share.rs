@@ -42,6 +42,8 @@ struct Member {
     asked: Option<Instant>,
     /// Of each stream: there was a key frame.
     started: [bool; STREAMS],
+    /// Of each stream: the last frame was a background one.
+    trickles: [bool; STREAMS],
     /// Its first key frame came in the background: a key frame of the other
     /// stream is yet to be asked for.
     is_late: bool,
@@ -88,6 +90,7 @@ impl Quorum {
             requested: None,
             asked: None,
             started: [false; STREAMS],
+            trickles: [false; STREAMS],
             is_late: false,
         });
     }
@@ -177,6 +180,17 @@ impl Quorum {
         } else {
             Request::Recovery
         }
+    }
+
+    /// Whether a frame makes its stream the display stream. Others may have had the
+    /// background frames before it sooner: they are not to hold it up.
+    fn takes_over(&mut self, id: u64, stream: usize, kind: Kind) -> bool {
+        let member = self.member(id);
+        member
+            .and_then(|member| member.trickles.get_mut(stream))
+            .is_some_and(|trickles| {
+                std::mem::replace(trickles, kind.is_background) && !kind.is_background
+            })
     }
 
     /// What becomes of a frame on its way to a receiver.
@@ -294,10 +308,14 @@ pub fn watch(quorum: &Arc<Mutex<Quorum>>, id: u64, pads: &[gst::Pad]) -> Vec<Wat
             let Some(kind) = info.buffer().map(|buffer| Kind::of(buffer)) else {
                 return gst::PadProbeReturn::Ok;
             };
-            let passage = frames
-                .lock()
-                .unwrap()
-                .on_frame(Instant::now(), id, index, kind);
+            let (passage, takes_over) = {
+                let mut frames = frames.lock().unwrap();
+                let takes_over = frames.takes_over(id, index, kind);
+                (frames.on_frame(Instant::now(), id, index, kind), takes_over)
+            };
+            if takes_over {
+                pad.send_event(release());
+            }
             if passage == Passage::Missed
                 && let Some(event) = info.buffer().and_then(|buffer| missed(buffer))
             {
@@ -362,6 +380,13 @@ pub fn refresh() -> gst::Event {
         .build()
 }
 
+/// Tells rtptrickle that what is shown next waits behind background packets.
+fn release() -> gst::Event {
+    gst::event::CustomDownstreamOob::new(gst::Structure::new_empty(
+        "application/x-background-release",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,6 +426,19 @@ mod tests {
         assert!(!quorum.on_complete(now, 2, (1, 71, 3)), "another frame");
         assert!(quorum.on_complete(now, 2, FRAME));
         assert!(quorum.on_complete(now, 1, FRAME), "it may be said again");
+    }
+
+    #[test]
+    fn who_is_behind_is_told_that_a_stream_is_the_display_stream_now() {
+        let mut quorum = quorum(&[1, 2]);
+        let mut takes_over = |kind| quorum.takes_over(2, 1, kind);
+        assert!(!takes_over(DELTA), "it was all the time");
+        assert!(!takes_over(BACKGROUND_KEY));
+        assert!(!takes_over(BACKGROUND_KEY));
+        assert!(takes_over(DELTA));
+        assert!(!takes_over(DELTA));
+        assert!(!quorum.takes_over(1, 1, DELTA), "each has its own");
+        assert!(!quorum.takes_over(7, 1, DELTA), "nobody");
     }
 
     #[test]

@@ -112,10 +112,10 @@ where
 
 /// For each step; most take three seconds.
 const LIMIT: Duration = Duration::from_secs(20);
-const CAP: u64 = 400_000;
-const START: u64 = 3 * 300_000;
-/// At least, of 128 kbit/s and its headers.
-const SOUND: u64 = 120_000;
+const CAP: u64 = 150_000;
+const START: u64 = 300_000;
+/// With headers: 24 kbit/s at least, 128 at most.
+const SOUND: std::ops::Range<u64> = 60_000..190_000;
 
 #[test]
 fn aiortc_decodes_picture_and_sound_and_its_remb_is_obeyed() {
@@ -132,10 +132,10 @@ fn aiortc_decodes_picture_and_sound_and_its_remb_is_obeyed() {
     let mut peer = Peer::start(&python, &uri(&sender, "sink"), &options);
 
     // It estimates by the time that packets left.
-    // Not at the ceiling, until it knows more: three times start-bitrate.
+    // Low, until it has an estimate.
     let line = peer.wait("its first estimate", LIMIT, |line| {
         let rate = number(line, "bitrate");
-        assert!(rate < START * 12 / 10, "it begins with {rate} bit/s");
+        assert!(rate < 2 * START, "it begins with {rate} bit/s");
         number(line, "remb_sent") > 0
     });
     let first = number(&line, "remb_sent_bitrate");
@@ -143,10 +143,10 @@ fn aiortc_decodes_picture_and_sound_and_its_remb_is_obeyed() {
     // The sound, which it does not name, comes on top.
     wait_for("it is obeyed", || estimate::<u64>(&sender, "remb") > 0);
     let target = estimate::<u64>(&sender, "target-bitrate");
-    assert!(target > first + SOUND, "{target} bit/s, {line}");
+    assert!(target > first + SOUND.start, "{target} bit/s, {line}");
     let line = peer.wait("an estimate of its own", LIMIT, |line| {
         number(line, "remb_sent") > 0
-            && number(line, "bitrate") > CAP * 12 / 10
+            && number(line, "bitrate") > first * 11 / 10
             && number(line, "frames") >= 60
     });
     assert_eq!(line["state"], "connected");
@@ -165,7 +165,7 @@ fn aiortc_decodes_picture_and_sound_and_its_remb_is_obeyed() {
             && (CAP / 4..CAP * 11 / 10).contains(&number(line, "bitrate"))
     });
     let target: u64 = estimate(&sender, "target-bitrate");
-    assert!(target <= CAP + 2 * SOUND, "{target} bit/s, {line}");
+    assert!(target <= CAP + SOUND.end, "{target} bit/s, {line}");
     assert_eq!(estimate::<String>(&sender, "cause"), "remb");
     let encoder: gst::Structure = sender.stats("sink").get("encoder").unwrap();
     let encoder: u64 = encoder.get("bitrate").unwrap();
@@ -173,7 +173,7 @@ fn aiortc_decodes_picture_and_sound_and_its_remb_is_obeyed() {
 
     peer.limit(0);
     peer.wait("the estimate rises again", LIMIT, |_| {
-        estimate::<u64>(&sender, "target-bitrate") > CAP * 11 / 10 + 2 * SOUND
+        estimate::<u64>(&sender, "target-bitrate") > CAP * 11 / 10 + SOUND.end
     });
     assert!(estimate::<u64>(&sender, "remb") > 2);
     sender.assert_no_error();

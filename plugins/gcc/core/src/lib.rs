@@ -199,6 +199,8 @@ pub struct Controller {
     remb: Option<(Bitrate, Timestamp)>,
     /// Where there is no feedback for each packet: GCC's rate from RTCP's loss.
     blind: f64,
+    /// Losses have lowered it below what the peer estimates.
+    is_lossy: bool,
     /// Before the limits.
     decided: (Bitrate, Cause),
     estimate: Estimate,
@@ -241,6 +243,7 @@ impl Controller {
             sources: Sources::default(),
             remb: None,
             blind: start,
+            is_lossy: false,
             decided: (config.start, Cause::Start),
             estimate: Estimate {
                 target: config.start,
@@ -628,6 +631,7 @@ impl Controller {
         let loss = loss.value();
         if loss > LOSS_HIGH {
             self.blind *= 1.0 - 0.5 * loss;
+            self.is_lossy = true;
         } else if loss < LOSS_LOW {
             self.blind *= LOSS_RISE;
         }
@@ -642,7 +646,8 @@ impl Controller {
 
     /// The peer's own estimate, with what is sent of the sources that it does
     /// not name, is an upper bound for some seconds. Where there is no other
-    /// feedback it is the rate.
+    /// feedback it is the rate, but for losses: a receiver that goes by delays
+    /// alone sees none in a queue that is always full.
     pub fn remb(&mut self, now: Timestamp, remb: &remb::Remb) -> bool {
         let before = self.estimate;
         let rate = self.sources.remb(now, remb, REMB_AGE);
@@ -650,8 +655,17 @@ impl Controller {
         if self.response.last().is_some() {
             self.limit(now);
         } else {
-            self.blind = rate.as_bps() as f64;
-            self.decide(now, self.blind, Cause::Remb);
+            let rate = rate.as_bps() as f64;
+            self.is_lossy &= rate > self.blind;
+            if !self.is_lossy {
+                self.blind = rate;
+            }
+            let cause = if self.is_lossy {
+                Cause::Loss
+            } else {
+                Cause::Remb
+            };
+            self.decide(now, self.blind, cause);
         }
         self.estimate != before
     }

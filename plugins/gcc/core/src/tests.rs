@@ -295,6 +295,40 @@ fn a_higher_bound_of_the_peer_gives_the_rate_and_its_cause_back() {
     );
 }
 
+/// As aiortc: 760 kbit/s for ever where 500 arrive of 900.
+#[test]
+fn a_peer_that_sees_no_losses_does_not_undo_what_they_ask_for() {
+    let mut c = Controller::new(Config::default()).expect("valid");
+    c.remb(ms(0), &remb(760));
+    let mut now = 0;
+    let mut report = |c: &mut Controller| {
+        let loss = 1.0 - (500.0 / c.estimate().target.as_kbps() as f64).min(1.0);
+        for _ in 0..2 {
+            now += 500;
+            c.remb(ms(now), &remb(760));
+        }
+        c.loss_report(ms(now), Ratio::clamped(loss));
+        c.estimate()
+    };
+    for _ in 0..5 {
+        report(&mut c);
+    }
+    for _ in 0..60 {
+        let estimate = report(&mut c);
+        assert_between(estimate.target, 470, 600);
+        assert_eq!(estimate.cause, Cause::Loss);
+    }
+    // The link is wider: back to what the peer says, and it is the peer's word.
+    for _ in 0..20 {
+        c.loss_report(ms(100_000), Ratio::ZERO);
+    }
+    c.remb(ms(100_000), &remb(700));
+    assert_eq!(c.estimate().target, kbps(700));
+    assert_eq!(c.estimate().cause, Cause::Remb);
+    c.remb(ms(100_500), &remb(760));
+    assert_eq!(c.estimate().target, kbps(760));
+}
+
 #[test]
 fn what_the_peers_estimate_does_not_name_comes_on_top() {
     let mut c = Controller::new(Config::default()).expect("valid");

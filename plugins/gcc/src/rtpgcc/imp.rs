@@ -20,11 +20,13 @@
  *   opens or closes and when the target falls by more than a tenth.
  * - Nothing is said before the first feedback, so that with a peer that sends
  *   none encoders keep their rate. With `expect-feedback` it begins with the
- *   first packet.
+ *   first packet, or, where packets have no transport-wide numbers, with the
+ *   first report of the peer: the rate rises by 5 % with each report
+ *   without loss until the first REMB.
  * - REMB of the peer is an upper bound, and the estimate where there is no
  *   other feedback. It is about the sources that it names; what is sent of
- *   others is added. Losses in the peer's reports count only where there is
- *   neither, and then from 10 % on.
+ *   others is added. Losses of 10 % and more in the peer's reports
+ *   lower the rate where there is no transport-wide feedback.
  * - Sizes and rates count 28 bytes for IPv4 and UDP with each packet.
  * - `RTPTWCCPackets` goes on upstream, so that other elements can use it.
  *   Buffer lists are sent on one packet at a time, as rtpsession would give all
@@ -321,6 +323,8 @@ impl RtpGcc {
             };
             let sent = state.bytes.saturating_sub(state.bytes_before) / time;
             state.bytes_before = state.bytes;
+            // By transport-wide feedback it would be running since the first packet.
+            state.known |= state.expect_feedback;
             if state.known {
                 state.core.loss_report(now, loss);
             } else if loss.value() > rtcp::CONGESTION

@@ -217,7 +217,9 @@ pub fn properties() -> &'static [glib::ParamSpec] {
                 .nick("Expect Feedback")
                 .blurb(
                     "The peer is known to send transport-wide feedback: begin with the start \
-                     rate and probes at the first packet, not at the first feedback",
+                     rate and probes at the first packet, not at the first feedback. Or REMB, \
+                     where packets have no transport-wide numbers: rise by 5 % with \
+                     each report without loss until the first REMB",
                 )
                 .default_value(default.expect_feedback)
                 .mutable_playing()

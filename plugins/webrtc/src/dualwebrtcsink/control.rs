@@ -15,15 +15,8 @@ use gst::prelude::*;
 
 use super::fec::{Encoders, Protected};
 use super::rates::Rates;
-use crate::negotiated::Feedback;
 use crate::requirements::make;
 use crate::{rtp, send_time};
-
-/// With REMB a session begins at so many times the estimator's `start-bitrate`,
-/// which is made for probes: aiortc's first estimate is what arrived in the first
-/// three seconds, and rises by 8 % each second from there. Where that is too much
-/// it says so at once.
-const REMB_START: u32 = 3;
 
 /// How the rate of the encoder follows the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
@@ -112,24 +105,11 @@ impl Control {
     /// This encoder serves the receiver, beside others or not. Before the first
     /// packet, and with it the first estimate: the first key frame must not
     /// have the size and the pace of the ceiling, nor the first seconds, where
-    /// the first REMB takes that long. `feedback`: the estimates that are
-    /// promised.
-    pub fn serve(
-        &self,
-        encoder: &gst::Element,
-        audio: u32,
-        beside_others: bool,
-        feedback: Feedback,
-    ) {
+    /// the first REMB takes that long. `feedback`: estimates are promised.
+    pub fn serve(&self, encoder: &gst::Element, audio: u32, beside_others: bool, feedback: bool) {
         let start: u32 = self.estimator.property("start-bitrate");
         let most: u32 = self.estimator.property("max-bitrate");
-        let times = match feedback {
-            Feedback::Remb => REMB_START,
-            Feedback::TransportCc | Feedback::None => 1,
-        };
-        let feedback = feedback != Feedback::None;
         let start = start
-            .saturating_mul(times)
             .saturating_sub(audio)
             .min(most)
             .min(self.rates.ceiling());
@@ -286,7 +266,7 @@ impl AuxSender {
         pacer.is_some_and(|pacer| self.chain.contains(pacer))
     }
 
-    /// Whether the answer promises transport-wide feedback.
+    /// Whether the answer promises transport-wide feedback, or REMB.
     pub fn set_feedback(&self, expected: bool) {
         if let Some(control) = &self.control {
             control.estimator.set_property("expect-feedback", expected);

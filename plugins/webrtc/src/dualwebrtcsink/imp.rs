@@ -35,7 +35,7 @@
  *   upper limit, unless `estimator::max-bitrate` is set. While the estimate is
  *   below it, the encoder's `bitrate` is the rate in force. A receiver that
  *   only estimates by REMB is told when packets leave (abs-send-time), and its
- *   REMB is obeyed (it begins at three times `estimator::start-bitrate`); one that sends no feedback gets the encoder's bitrate.
+ *   REMB is obeyed; one that sends no feedback gets the encoder's bitrate.
  *   #dualwebrtcsink:congestion-control switches it off.
  * - A receiver that knows FlexFEC is sent FEC packets for both streams, as
  *   many as the losses and the round-trip time call for (#rtpflexfecenc), and

@@ -30,6 +30,7 @@ use super::session::{Due, Parts, Phase, Session};
 use super::slow::{self, Search};
 use super::stats::{Receiver, Shared};
 use super::timeline::Timeline;
+use crate::negotiated::Feedback;
 use crate::peer;
 use crate::properties::Settings;
 use crate::reach::Reach;
@@ -574,7 +575,7 @@ impl Worker {
         if let Some(control) = session.control() {
             control.set_audio(share);
             let share = u32::try_from(share).unwrap_or(u32::MAX);
-            let feedback = session.negotiated.feedback;
+            let feedback = session.negotiated.feedback != Feedback::None;
             control.serve(&branch.encoder, share, beside_others, feedback);
         }
         Ok(())

@@ -4,7 +4,7 @@
 use super::Session;
 use crate::dualwebrtcsink::fec::Protected;
 use crate::fec::{self, Agreed};
-use crate::negotiated::{InWords, Negotiated};
+use crate::negotiated::{Feedback, InWords, Negotiated};
 use crate::rtp;
 use crate::sdp::{self, NotDual};
 
@@ -23,7 +23,7 @@ impl Session {
         self.negotiated = Negotiated::of(answer, dual, Agreed::None);
         self.set_audio(sdp::audio_accepted(answer));
         if let Some(aux) = &self.aux {
-            aux.set_feedback(sdp::has_transport_feedback(answer));
+            aux.set_feedback(self.negotiated.feedback != Feedback::None);
         }
         if !self.negotiated.capture_time {
             // Nobody reads it.

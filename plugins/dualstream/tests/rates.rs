@@ -376,19 +376,17 @@ fn x264enc_follows_the_rate_without_a_key_frame() {
 }
 
 /// All meet the limit of the rate, or cannot use it since they are coded as finely
-/// as openh264 can. Single frames are at most 1.5 times the share in the scene that is
-/// always here and in the street; in the film openh264 ends a few pictures in rows that
-/// it codes finer than was asked for (docs/encoders.md).
+/// as openh264 can. Single frames are at most 1.5 times the share: without what the
+/// macroblocks would cost (a decoder in the sender) the film has 1.62 (docs/encoders.md).
 #[test]
 fn openh264enc_follows_the_rate_without_a_key_frame() {
     for (name, outcome) in each_source("openh264enc") {
         assert_eq!(outcome.key_frames, 1, "{name}: {outcome}");
         let mean = outcome.rates.iter().sum::<f64>() / outcome.rates.len() as f64;
         assert!((0.90..1.03).contains(&mean), "{name}: {outcome}");
-        let largest = if name == "big-buck-bunny" { 1.7 } else { 1.5 };
         assert!(outcome.highest_rate() <= 1.10, "{name}: {outcome}");
         assert!(outcome.worst_rate_in_use() <= 0.10, "{name}: {outcome}");
-        assert!(outcome.largest() <= largest, "{name}: {outcome}");
+        assert!(outcome.largest() <= 1.5, "{name}: {outcome}");
         // So that the exception is none where the rate can be used.
         if name == "scene" {
             assert!(outcome.worst_rate() <= 0.10, "{name}: {outcome}");

@@ -1,39 +1,90 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What is seen of a picture before it is coded, and done to it.
 
-use dualstream_core::sender::{Foresight, Plane, Seen, fade, row_differences};
+use super::replica::{Decoded, Replica};
+use dualstream_core::sender::{
+    Cost, Costs, Foresight, Picture, Plane, SIDE, Seen, fade, keep, row_differences,
+};
 use gst_video::prelude::*;
 
 /// The pictures of one encoder.
 #[derive(Debug, Default)]
 pub struct Look {
     foresight: Foresight,
-    /// The newest one that was given to the encoder.
+    costs: Costs,
+    /// The newest one that was given to the encoder, and before any of it was let be.
     given: Option<gst::Buffer>,
+    whole: Option<gst::Buffer>,
+    /// That one as it stands in the encoder.
+    replica: Option<Replica>,
+    decoded: Option<Decoded>,
 }
+
+type Frame<'a> = gst_video::VideoFrameRef<&'a gst::BufferRef>;
 
 impl Look {
     /// `None` if nothing can be seen of it.
     pub fn at(&mut self, picture: &gst::BufferRef, caps: &gst::Caps) -> Option<Seen> {
         let info = plain_luma(caps)?;
-        let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(picture, &info).ok()?;
-        self.foresight.look(Plane {
-            data: frame.plane_data(0).ok()?,
-            stride: usize::try_from(*frame.plane_stride().first()?).ok()?,
-            width: info.width() as usize,
-            height: info.height() as usize,
-        })
+        let frame = Frame::from_buffer_ref_readable(picture, &info).ok()?;
+        self.foresight.look(plane(&frame, 0)?)
     }
 
-    /// The picture as it is to be coded, with a part of the one before in it.
-    pub fn faded(&self, picture: &gst::Buffer, caps: &gst::Caps, part: f64) -> gst::Buffer {
-        let before = self.given.as_ref().filter(|_| part > 0.0);
+    /// What its macroblocks would cost from the finest quantiser on; `None` if it is
+    /// not known how the one before stands in the encoder.
+    pub fn costs(
+        &mut self,
+        picture: &gst::BufferRef,
+        caps: &gst::Caps,
+        finest: i32,
+    ) -> Option<Vec<Cost>> {
+        let info = gst_video::VideoInfo::from_caps(caps).ok()?;
+        let decoded = self.decoded.as_ref()?;
+        let known = |info: &gst_video::VideoInfo| info.format() == gst_video::VideoFormat::I420;
+        if !known(&info) || !known(&decoded.info) {
+            return None;
+        }
+        let new = Frame::from_buffer_ref_readable(picture, &info).ok()?;
+        let before = Frame::from_buffer_ref_readable(self.whole.as_ref()?, &info).ok()?;
+        let stands = Frame::from_buffer_ref_readable(&decoded.buffer, &decoded.info).ok()?;
+        let pictures = [&planes(&new)?, &planes(&before)?, &planes(&stands)?];
+        self.costs.measure(pictures, &self.foresight, finest)
+    }
+
+    /// The picture as it is to be coded: with a part of the one before in it, and
+    /// these macroblocks as they stand in the encoder.
+    pub fn given(
+        &mut self,
+        picture: &gst::Buffer,
+        caps: &gst::Caps,
+        part: f64,
+        held: &[usize],
+    ) -> gst::Buffer {
+        let before = self.whole.as_ref().filter(|_| part > 0.0);
         let faded = before.and_then(|before| faded(picture, before, caps, part));
-        faded.unwrap_or_else(|| picture.clone())
+        let whole = faded.unwrap_or_else(|| picture.clone());
+        let decoded = self.decoded.take().filter(|_| !held.is_empty());
+        let with = decoded.and_then(|decoded| with(&whole, &decoded, caps, held));
+        let given = with.unwrap_or_else(|| whole.clone());
+        self.whole = Some(whole);
+        given
     }
 
-    pub fn given(&mut self, picture: &gst::Buffer) {
-        self.given = Some(picture.clone());
+    /// This one goes to the encoder.
+    pub fn goes(&mut self, given: &gst::Buffer) {
+        self.given = Some(given.clone());
+    }
+
+    /// What the encoder made of it.
+    pub fn coded(&mut self, unit: &gst::Buffer, caps: Option<gst::Caps>) {
+        if self.given.is_none() {
+            return;
+        }
+        if self.replica.is_none() {
+            self.replica = caps.and_then(|caps| Replica::new(&caps));
+        }
+        let replica = self.replica.as_ref();
+        self.decoded = replica.and_then(|replica| replica.decode(unit));
     }
 
     /// From the newest one that was given, for each row of macroblocks: the sum over
@@ -55,6 +106,45 @@ impl Look {
             (width, height),
         )
     }
+}
+
+fn plane<'a>(frame: &'a Frame<'_>, at: u32) -> Option<Plane<'a>> {
+    Some(Plane {
+        data: frame.plane_data(at).ok()?,
+        stride: usize::try_from(*frame.plane_stride().get(at as usize)?).ok()?,
+        width: frame.comp_width(at) as usize,
+        height: frame.comp_height(at) as usize,
+    })
+}
+
+fn planes<'a>(frame: &'a Frame<'_>) -> Option<Picture<'a>> {
+    Some(Picture([
+        plane(frame, 0)?,
+        plane(frame, 1)?,
+        plane(frame, 2)?,
+    ]))
+}
+
+fn with(
+    picture: &gst::Buffer,
+    decoded: &Decoded,
+    caps: &gst::Caps,
+    held: &[usize],
+) -> Option<gst::Buffer> {
+    let info = gst_video::VideoInfo::from_caps(caps).ok()?;
+    let mut copy = picture.copy_deep().ok()?;
+    let buffer = copy.get_mut()?;
+    let mut new = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, &info).ok()?;
+    let stands = Frame::from_buffer_ref_readable(&decoded.buffer, &decoded.info).ok()?;
+    let columns = (info.width() as usize).div_ceil(SIDE);
+    for at in 0..3 {
+        let stride = usize::try_from(*new.plane_stride().get(at as usize)?).ok()?;
+        let side = if at == 0 { SIDE } else { SIDE / 2 };
+        let data = new.plane_data_mut(at).ok()?;
+        keep((data, stride), plane(&stands, at)?, (columns, side), held);
+    }
+    drop(new);
+    Some(copy)
 }
 
 /// Pictures with 8 bits a sample of luma, one after the other, in memory that can

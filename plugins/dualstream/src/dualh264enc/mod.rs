@@ -7,6 +7,7 @@ mod feeder;
 mod imp;
 mod lanes;
 mod look;
+mod replica;
 mod router;
 
 /// Whether a second stream is used.

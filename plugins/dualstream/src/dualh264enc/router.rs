@@ -457,7 +457,9 @@ pub mod imp {
             let seen = match &caps {
                 Some(caps) => {
                     self.differ(i, buffer, caps);
-                    self.look(i).at(buffer, caps)
+                    let seen = self.look(i).at(buffer, caps);
+                    self.measure(i, buffer, caps);
+                    seen
                 }
                 None => {
                     // What it knows would be old when it is asked again.
@@ -492,17 +494,27 @@ pub mod imp {
             let Some(caps) = caps else {
                 return buffer.clone();
             };
-            let part = match &self.state().accounts[i] {
-                Some(account) => account.fading(),
-                None => 0.0,
+            let (part, held) = match &self.state().accounts[i] {
+                Some(account) => (account.fading(), account.held().to_vec()),
+                None => (0.0, Vec::new()),
             };
-            let given = self.look(i).faded(buffer, &caps, part);
-            if part > 0.0 {
-                gst::debug!(CAT, imp = self, "stream {i}: fading in, {part:.2} left");
+            let given = self.look(i).given(buffer, &caps, part, &held);
+            if part > 0.0 || !held.is_empty() {
+                let held = held.len();
+                gst::debug!(CAT, imp = self, "stream {i}: {part:.2} left, {held} let be");
                 self.differ(i, &given, &caps);
             }
-            self.look(i).given(&given);
+            self.look(i).goes(&given);
             given
+        }
+
+        /// Tells the account what the macroblocks of the next picture would cost.
+        fn measure(&self, i: usize, buffer: &gst::Buffer, caps: &gst::Caps) {
+            let finest = self.state().accounts[i].as_ref().map(GroupAccount::finest);
+            let costs = finest.and_then(|finest| self.look(i).costs(buffer, caps, finest));
+            if let Some(account) = &mut self.state().accounts[i] {
+                account.measured(costs.unwrap_or_default());
+            }
         }
 
         /// Tells the account how much the next picture differs from the one before.
@@ -525,6 +537,7 @@ pub mod imp {
             rate: Option<EncoderRate>,
             account: Option<GroupAccount>,
         ) {
+            *self.look(stream.index()) = Look::default();
             let mut state = self.state();
             state.accounts[stream.index()] = account;
             state.gates[stream.index()] = match state.last_picture {
@@ -664,6 +677,7 @@ pub mod imp {
             };
             meta::set(buffer.make_mut(), tag);
             gst::log!(CAT, imp = self, "{tag:?}: {size} bytes");
+            let unit = kept.then(|| buffer.clone());
             let result = match src.push(buffer) {
                 Err(gst::FlowError::NotLinked) if tag.background => Ok(gst::FlowSuccess::Ok),
                 result => result,
@@ -684,6 +698,11 @@ pub mod imp {
                 }
             }
             self.left.notify_all();
+            if let Some(unit) = unit {
+                // Once it is on its way, so that it does not wait for this.
+                let caps = self.coded.get().and_then(|pads| pads[i].current_caps());
+                self.look(i).coded(&unit, caps);
+            }
             result
         }
 

@@ -41,9 +41,26 @@ pub struct Foresight {
     new: Vec<u8>,
     shifts: Vec<(i32, i32)>,
     usual: Option<f64>,
+    /// Samples of the picture to one of the small copy.
+    factor: usize,
 }
 
 impl Foresight {
+    /// Where what is at (x, y) in the newest picture was in the one before it, in
+    /// samples from there.
+    #[must_use]
+    pub fn shift(&self, x: usize, y: usize) -> (i32, i32) {
+        let block = (BLOCK * self.factor).max(1);
+        let (columns, rows) = (self.size.0 / BLOCK, self.size.1 / BLOCK);
+        if columns == 0 || rows == 0 {
+            return (0, 0);
+        }
+        let at = (y / block).min(rows - 1) * columns + (x / block).min(columns - 1);
+        let (dx, dy) = self.shifts.get(at).copied().unwrap_or_default();
+        let factor = i32::try_from(self.factor).unwrap_or(1);
+        (dx * factor, dy * factor)
+    }
+
     /// `None` for the first picture of its size.
     pub fn look(&mut self, picture: Plane<'_>) -> Option<Seen> {
         let factor = picture.width.div_ceil(WIDTH).max(1);
@@ -58,6 +75,7 @@ impl Foresight {
             self.shifts = vec![(0, 0); size.0 / BLOCK * (size.1 / BLOCK)];
         }
         self.size = size;
+        self.factor = factor;
         let new = known.then(|| self.left_over());
         std::mem::swap(&mut self.last, &mut self.new);
         let (new, moved) = new?;
@@ -192,6 +210,29 @@ pub fn row_differences(
     rows.collect()
 }
 
+/// Puts squares of `old` into a plane of as many bytes a row as told, each by its
+/// number: so many are in a row, and they have so many samples a side.
+pub fn keep(
+    (new, stride): (&mut [u8], usize),
+    old: Plane<'_>,
+    (columns, side): (usize, usize),
+    squares: &[usize],
+) {
+    for at in squares {
+        let (x, y) = (at % columns.max(1) * side, at / columns.max(1) * side);
+        let width = side.min(old.width.saturating_sub(x));
+        for y in y..old.height.min(y + side) {
+            let from = old.data.get(y * old.stride + x..);
+            let to = new.get_mut(y * stride + x..);
+            let from = from.and_then(|row| row.get(..width));
+            let to = to.and_then(|row| row.get_mut(..width));
+            if let (Some(from), Some(to)) = (from, to) {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+}
+
 /// Leaves a part of the old samples in the new ones.
 pub fn fade(new: &mut [u8], old: &[u8], part: f64) {
     let kept = (part.clamp(0.0, 1.0) * 256.0) as i32;
@@ -290,6 +331,20 @@ mod tests {
                 assert_eq!(seen, None, "another size");
             }
         }
+    }
+
+    #[test]
+    fn squares_are_kept() {
+        let (mut new, old) = ([1u8; 5 * 3], [2u8; 4 * 3]);
+        let old = Plane {
+            data: &old,
+            stride: 4,
+            width: 4,
+            height: 3,
+        };
+        keep((&mut new, 5), old, (2, 2), &[1, 2, 9]);
+        assert_eq!(new, [1, 1, 2, 2, 1, 1, 1, 2, 2, 1, 2, 2, 1, 1, 1]);
+        keep((&mut new[..7], 5), old, (0, 2), &[usize::MAX / 4]);
     }
 
     #[test]

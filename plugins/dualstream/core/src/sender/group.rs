@@ -9,6 +9,7 @@
 //! RcDecideTargetBits, RcUpdateFrameComplexity), which to 2.6.0 are the same.
 
 use super::EncoderRate;
+use super::costs::Cost;
 use super::foresight::Seen;
 use super::rows::Rows;
 use crate::macroblocks::Macroblock;
@@ -167,8 +168,10 @@ impl GroupAccount {
     }
 
     /// The bits to allow for the picture.
-    fn wanted(&self, share: f64) -> f64 {
+    fn wanted(&mut self, share: f64) -> f64 {
         if self.fading > 0.0 {
+            // They are of another picture than the one that is coded.
+            self.rows.measured(Vec::new());
             return share * COARSEST;
         }
         let wanted = (1.0 + GAIN * self.over).clamp(WANTED.0, WANTED.1);
@@ -182,6 +185,25 @@ impl GroupAccount {
     /// before, as both are given to the encoder: the sum over its luma.
     pub fn differ(&mut self, rows: &[u32]) {
         self.rows.differ(rows);
+    }
+
+    /// The finest quantiser that the next picture may have.
+    #[must_use]
+    pub fn finest(&self) -> i32 {
+        self.rows.reach().0
+    }
+
+    /// What the macroblocks of the next picture would cost from the finest quantiser
+    /// on that it may have; empty if that is not known.
+    pub fn measured(&mut self, costs: Vec<Cost>) {
+        self.rows.measured(costs);
+    }
+
+    /// The macroblocks of the next picture to give to the encoder as they stand
+    /// there, by their number.
+    #[must_use]
+    pub fn held(&self) -> &[usize] {
+        self.rows.held()
     }
 
     fn fade(&self, due: &Due) -> f64 {

@@ -15,6 +15,7 @@
 
 mod config;
 mod content;
+mod costs;
 mod foresight;
 mod group;
 mod phase;
@@ -23,7 +24,8 @@ mod rates;
 mod rows;
 
 pub use config::{Config, ConfigError, Warm};
-pub use foresight::{Foresight, Plane, Seen, fade, row_differences};
+pub use costs::{Cost, Costs, Picture, SIDE};
+pub use foresight::{Foresight, Plane, Seen, fade, keep, row_differences};
 pub use group::{Coded, Due, GroupAccount};
 pub use phase::{Action, Phase, Signal};
 pub use rate_change::{RateChange, RateGate, Wanted};

@@ -3,13 +3,18 @@
 //! get for how many bits, and what they will come to. With it the bits to allow for a
 //! picture are chosen such that it comes near what is wanted, and is not too large
 //! even where some rows cost less than thought, so that those after them are coded
-//! finer, and dearer.
+//! finer, and dearer. Where it would be too large then, what stands still is let be.
 //!
 //! Read in openh264 2.3.1 (codec/encoder/core/src/ratectl.cpp: RcCalculatePictureQp,
 //! RcGomTargetBits, RcCalculateGomQp, RcUpdateFrameComplexity), for one slice,
 //! `rate-control=quality` and one temporal layer.
 
+mod forecast;
+mod measured;
+
+use super::costs::{CHOICES, Cost};
 use crate::macroblocks::Macroblock;
+use measured::Measured;
 
 /// Rows of macroblocks that get one quantiser (GOM): one where the picture is at
 /// most this wide (in macroblocks), or two.
@@ -18,7 +23,7 @@ const NARROW: usize = 30;
 /// picture before.
 const LIMITS: (i32, i32) = (12, 51);
 const REACH: (i32, i32) = (3, 5);
-const CHOICES: usize = (REACH.0 + REACH.1) as usize + 1;
+const _: () = assert!((REACH.0 + REACH.1) as usize + 1 == CHOICES);
 /// A picture that differs more or less from the one before than usual is taken to
 /// cost more or less, by a fifth at most.
 const DIFFERS: (f64, f64) = (0.8, 1.2);
@@ -51,11 +56,6 @@ const DETAIL: f64 = 12.0;
 const DETAIL_GAIN: f64 = 0.3;
 const DETAIL_LOST: f64 = 0.2;
 
-/// What is looked out for. All dearer: by so many octaves, and so many more for each
-/// finer step, two at most, and detail so many times as dear. Rows before any other
-/// cheaper: by so many octaves, and detail by this factor.
-const DEARER: (f64, f64, f64) = (0.3, 0.3, 2.5);
-const CHEAPER: (f64, f64) = (0.4, 0.3);
 /// From this size on, in shares, what may come of a picture weighs so much more than
 /// a difference from what is wanted.
 const LARGE: (f64, f64) = (1.35, 10.0);
@@ -63,6 +63,9 @@ const LARGE: (f64, f64) = (1.35, 10.0);
 const BRAVE: f64 = 1.0;
 /// Of a share, what may be aimed at: from, to, by.
 const AIMS: (f64, f64, f64) = (0.2, 1.5, 0.05);
+
+/// So often it is looked for macroblocks to let be in a picture.
+const HOLDS: usize = 12;
 
 /// The rows of one quantiser.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,6 +80,8 @@ struct Group {
     /// Sum of the differences from the picture before, of the next and the newest.
     differs: f64,
     differed: f64,
+    /// Octaves that it costs more than is measured.
+    more: f64,
 }
 
 /// The forecast of one encoder.
@@ -85,6 +90,8 @@ pub struct Rows {
     groups: Vec<Group>,
     /// Differences of the next picture.
     rows: Vec<u32>,
+    /// Macroblocks of the next picture.
+    measured: Measured,
     /// As the encoder has them: bits times width of the quantiser, and the sum of
     /// the differences, of the pictures before; and the mean quantiser of the newest.
     cost: f64,
@@ -105,6 +112,7 @@ impl Default for Rows {
         Self {
             groups: Vec::new(),
             rows: Vec::new(),
+            measured: Measured::default(),
             cost: 0.0,
             differed: 0.0,
             mean: 0,
@@ -129,7 +137,7 @@ struct Way {
 
 impl Way {
     /// The bits of the picture. `costs` are those of a group.
-    fn bits(&self, groups: usize, costs: impl Fn(usize, usize) -> f64) -> f64 {
+    fn bits(&self, groups: usize, mut costs: impl FnMut(usize, usize) -> f64) -> f64 {
         let (mut quantiser, mut spent, mut part, mut newest) = (self.start, 0.0, 0.0, 0.0);
         for group in 0..groups {
             let left = self.aim - spent;
@@ -194,33 +202,32 @@ impl Rows {
 
     /// The bits to allow, so that about `wanted` come; `None` if too little is known.
     /// With `over` shares left over more is dared.
-    pub fn aim(&self, wanted: f64, share: f64, over: f64) -> Option<f64> {
+    pub fn aim(&mut self, wanted: f64, share: f64, over: f64) -> Option<f64> {
         if self.read < self.needed || self.groups.is_empty() || share <= 0.0 {
             return None;
         }
-        let finest = (self.mean - REACH.0).max(LIMITS.0);
-        let range = (finest, (self.mean + REACH.1).min(LIMITS.1));
         let care = (1.0 - over / BRAVE).clamp(0.0, 1.0);
-        let thought = self.costs(finest, 0.0, 0.0, 1.0);
-        let steeper = DEARER.1 * care;
-        let detail = 1.0 + (DEARER.2 - 1.0) * care;
-        let dearer = self.costs(finest, DEARER.0 * care, steeper, detail);
-        let dear = self.costs(finest, 0.0, steeper, detail);
-        let cheap = self.costs(finest, -CHEAPER.0 * care, 0.0, CHEAPER.1);
-        let count = self.groups.len();
+        let mut aim = self.choose(wanted, share, care);
+        for _ in 0..HOLDS {
+            if !self.hold(aim, share) {
+                break;
+            }
+            aim = self.choose(wanted, share, care);
+        }
+        Some(aim)
+    }
+
+    fn choose(&self, wanted: f64, share: f64, care: f64) -> f64 {
+        let range = self.reach();
+        let forecast = self.forecast(care, 0.0);
         let mut best = (f64::MAX, wanted);
         let steps = ((AIMS.1 - AIMS.0) / AIMS.2).round() as u32;
         for aim in (0..=steps).map(|n| share * (AIMS.0 + f64::from(n) * AIMS.2)) {
             let start = self.start(aim).clamp(range.0, range.1);
             let way = Way { start, range, aim };
-            let size = way.bits(count, |group, choice| thought[group][choice]);
-            let mut worst = way.bits(count, |group, choice| dearer[group][choice]);
-            for from in count / 4..count {
-                worst = worst.max(way.bits(count, |group, choice| {
-                    let costs = if group < from { &cheap } else { &dear };
-                    costs[group][choice]
-                }));
-            }
+            let thought = &forecast.thought;
+            let size = way.bits(thought.len(), |group, choice| thought[group][choice]);
+            let worst = forecast.worst(&way).0;
             let off = (size - wanted) / share;
             let large = (worst / share - LARGE.0).max(0.0);
             let bad = off * off + LARGE.1 * large * large;
@@ -228,7 +235,13 @@ impl Rows {
                 best = (bad, aim);
             }
         }
-        Some(best.1)
+        best.1
+    }
+
+    /// The quantisers that the next picture may have.
+    pub fn reach(&self) -> (i32, i32) {
+        let finest = (self.mean - REACH.0).max(LIMITS.0);
+        (finest, (self.mean + REACH.1).min(LIMITS.1))
     }
 
     /// The quantiser that the first rows get, if it is not out of reach.
@@ -249,12 +262,20 @@ impl Rows {
         self.rows.iter().map(|sum| f64::from(*sum)).sum()
     }
 
-    fn costs(&self, finest: i32, more: f64, steeper: f64, detail: f64) -> Costs {
-        let costs = self.groups.iter().map(|group| {
+    /// With so many octaves more, and so many for each finer step, and detail so many
+    /// times as dear.
+    fn costs(&self, more: f64, finer: f64, detail: f64) -> Costs {
+        let finest = self.reach().0;
+        let costs = self.groups.iter().enumerate().map(|(at, group)| {
+            let measured = self.measured.of(at, group, finest);
             std::array::from_fn(|choice| {
                 let quantiser = finest + choice as i32;
                 let steps = f64::from((group.quantiser - quantiser).clamp(0, 2));
-                let octaves = self.octaves(group, quantiser) + more + steeper * steps;
+                let more = more + finer * steps;
+                if let Some((base, fresh)) = measured.map(|all| all[choice]) {
+                    return base * more.exp2() + fresh * detail;
+                }
+                let octaves = self.octaves(group, quantiser) + more;
                 let base = (octaves.exp2() - SOME).max(0.0);
                 base + group.detail * detail * group.fresh(quantiser)
             })
@@ -282,6 +303,7 @@ impl Rows {
         };
         let rows = if width > NARROW { 2 } else { 1 };
         let size = (width * rows).max(1);
+        let finest = self.reach().0;
         let (sum, count) = picture
             .iter()
             .filter(|macroblock| macroblock.bits > 0)
@@ -299,6 +321,7 @@ impl Rows {
             (bits, quantiser)
         });
         let groups: Vec<(f64, i32)> = groups.collect();
+        self.learn_measured(&groups, size, finest);
         self.learn(bits, &groups, size);
         let cost = bits * self::width(self.mean);
         let differed = self.differs();
@@ -323,6 +346,7 @@ impl Rows {
                     detail: DETAIL * size as f64,
                     differs: differed,
                     differed,
+                    more: 0.0,
                 }
             });
             self.groups = new.collect();
@@ -356,6 +380,7 @@ impl Rows {
     /// A key frame with this quantiser.
     pub fn key(&mut self, quantiser: Option<f64>) {
         self.groups.clear();
+        self.measured = Measured::default();
         match quantiser {
             Some(quantiser) => self.mean = quantiser.round() as i32,
             None => self.lost(),

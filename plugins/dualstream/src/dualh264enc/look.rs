@@ -81,7 +81,8 @@ impl Look {
             return;
         }
         if self.replica.is_none() {
-            self.replica = caps.and_then(|caps| Replica::new(&caps));
+            let small = caps.filter(|caps| size(caps).is_some_and(|(w, h)| Costs::take(w, h)));
+            self.replica = small.and_then(|caps| Replica::new(&caps));
         }
         let replica = self.replica.as_ref();
         self.decoded = replica.and_then(|replica| replica.decode(unit));
@@ -106,6 +107,12 @@ impl Look {
             (width, height),
         )
     }
+}
+
+fn size(caps: &gst::CapsRef) -> Option<(usize, usize)> {
+    let s = caps.structure(0)?;
+    let side = |name| usize::try_from(s.get::<i32>(name).ok()?).ok();
+    Some((side("width")?, side("height")?))
 }
 
 fn plane<'a>(frame: &'a Frame<'_>, at: u32) -> Option<Plane<'a>> {

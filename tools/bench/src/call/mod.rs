@@ -155,6 +155,15 @@ pub fn run(args: &Args) -> Result<()> {
         return compare::run(&args.compare, &args.out.join(REPORT), args.json);
     }
     let session = Session::new(args)?;
+    // What an earlier run left there must not be taken for this one's.
+    for role in [Role::Send, Role::Receive] {
+        for file in [
+            setting::log(&args.out, role),
+            setting::packets(&args.out, role),
+        ] {
+            remove(&file)?;
+        }
+    }
     let run = session.run()?;
     let file = args.out.join(RUN);
     let text = serde_json::to_string(&run)? + "\n";
@@ -167,6 +176,15 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         crate::print(&report::table(&[&run.figures]))?;
         crate::print(&format!("{}: plots over time\n", page.display()))
+    }
+}
+
+fn remove(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+            Err(err).with_context(|| format!("cannot remove {}", file.display()))
+        }
+        _ => Ok(()),
     }
 }
 

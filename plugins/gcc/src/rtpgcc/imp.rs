@@ -102,6 +102,8 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 const PROBE_META: &str = "DualStreamProbe";
 /// IPv4 and UDP headers, which the link carries too.
 const PACKET_OVERHEAD: u64 = 28;
+/// Bytes, without sources that contribute and extensions.
+const RTP_HEADER: usize = 12;
 /// Payload-specific feedback, application layer (RFC 4585).
 const FEEDBACK_TYPE: (u32, u32) = (206, 15);
 /// A longer round trip is no measurement.
@@ -159,13 +161,14 @@ fn internal_session(session: &gst::Element) -> glib::Object {
     session.property("internal-session")
 }
 
-/// None if it is shorter than an RTP header's.
+/// None if it is shorter than an RTP header.
 fn rtp_ssrc(buffer: &gst::BufferRef) -> Option<u32> {
+    if buffer.size() < RTP_HEADER {
+        return None;
+    }
     let mut ssrc = [0; 4];
-    buffer
-        .copy_to_slice(8, &mut ssrc)
-        .is_ok()
-        .then(|| u32::from_be_bytes(ssrc))
+    buffer.copy_to_slice(8, &mut ssrc).ok()?;
+    Some(u32::from_be_bytes(ssrc))
 }
 
 fn probe_of(buffer: &gst::BufferRef) -> Option<u32> {

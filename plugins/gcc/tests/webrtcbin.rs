@@ -84,6 +84,11 @@ impl Pair {
     /// Two tracks of 300 kbit/s each in a bundle; `answer` is added to the caps
     /// that the receiver answers.
     fn new(answer: &str) -> Self {
+        Self::with(TWCC, answer)
+    }
+
+    /// And `offer` to those that are sent.
+    fn with(offer: &str, answer: &str) -> Self {
         gst::init().unwrap();
         gstgcc::plugin_register_static().unwrap();
         gstpacer::plugin_register_static().unwrap();
@@ -92,7 +97,7 @@ impl Pair {
                 "videotestsrc is-live=true ! video/x-raw,width=320,height=180,framerate=30/1 \
                  ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=300 \
                  ! video/x-h264,profile=constrained-baseline \
-                 ! rtph264pay name=pay{n} config-interval=-1 ! {VIDEO}{TWCC} ! queue ! s. "
+                 ! rtph264pay name=pay{n} config-interval=-1 ! {VIDEO}{offer} ! queue ! s. "
             )
         };
         let pipeline = Pipeline(
@@ -272,4 +277,30 @@ fn a_peer_without_feedback_leaves_encoders_and_pacer_alone() {
     assert_eq!((pair.stat("estimates"), pair.stat("probes")), (0, 0));
     let pacer: gst::Structure = pair.pacer.property("stats");
     assert_eq!(pacer.get("pacing-bitrate"), Ok(u64::MAX), "nothing is held");
+}
+
+/// REMB was negotiated, and none comes.
+#[test]
+fn where_remb_is_expected_the_rate_rises_with_reports_until_there_is_one() {
+    let pair = Pair::with("", "");
+    pair.gcc.set_property("expect-feedback", true);
+    let start = u64::from(pair.gcc.property::<u32>("start-bitrate"));
+    wait_for("three reports without loss", || {
+        pair.stat("target-bitrate") > start * 115 / 100
+    });
+    assert_eq!(pair.stats().get("cause"), Ok("loss".to_string()));
+    assert_eq!((pair.stat("sent-packets"), pair.stat("probes")), (0, 0));
+    wait_for("estimates at the payloader", || pair.seen(ESTIMATE) > 2);
+
+    let rtcp = pair.session("r").static_pad("send_rtcp_src").unwrap();
+    let remb = Remb {
+        bitrate: Bitrate::from_kbps(200),
+        ssrcs: Vec::new(),
+    };
+    rtcp.push(gst::Buffer::from_mut_slice(remb.to_packet(7)))
+        .unwrap();
+    wait_for("the peer's estimate", || {
+        pair.stat("target-bitrate") <= 200_000
+    });
+    assert_eq!(pair.stats().get("cause"), Ok("remb".to_string()));
 }

@@ -555,6 +555,13 @@ mod tests {
     }
 
     #[test]
+    fn pictures_that_would_be_held_up_for_too_long_are_not_measured() {
+        assert!(Costs::take(640, 480) && !Costs::take(1280, 720));
+        let large = texture((656, 480), (0, 0));
+        assert_eq!(measured((656, 480), [&large; 3]), None);
+    }
+
+    #[test]
     fn detail_costs_more_the_finer_the_quantiser() {
         let same = texture(WIDE, (0, 0));
         let mut flat = same.clone();

@@ -295,7 +295,7 @@ fn a_higher_bound_of_the_peer_gives_the_rate_and_its_cause_back() {
     );
 }
 
-/// As aiortc: 760 kbit/s for ever where 500 arrive of 900.
+/// It asks for 760 kbit/s for ever where 500 arrive.
 #[test]
 fn a_peer_that_sees_no_losses_does_not_undo_what_they_ask_for() {
     let mut c = Controller::new(Config::default()).expect("valid");
